@@ -45,8 +45,10 @@ override CFLAGS := $(filter-out -Wmissing-variable-declarations -Wdeclaration-af
 # PostgreSQL loads modules RTLD_GLOBAL, and before 16 exports every symbol of theirs: hide the engine.
 core/%.o: override CFLAGS += -fvisibility=hidden
 
-$(OBJS): pgxs.flags | $(sort $(dir $(OBJS)))
-$(sort $(dir $(OBJS))):
+# Absolute, or VPATH would find the folders of the sources and take them for these.
+OBJ_DIRS := $(addprefix $(CURDIR)/,$(sort $(dir $(OBJS))))
+$(OBJS): pgxs.flags | $(OBJ_DIRS)
+$(OBJ_DIRS):
 	@mkdir -p $@
 -include $(OBJS:.o=.d)
 
