@@ -10,9 +10,8 @@ ROOT := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 ifdef PGXS_PART
 # ------------------------------------------------------------------ the PostgreSQL module, by PGXS
 
-PG_CONFIG ?= pg_config
-# A path relative to the caller's directory would be lost here; the caller passes an absolute one.
-
+# Said aloud, because PGXS of a PostgreSQL that was built in its source folder does not find out.
+VPATH := $(ROOT)
 MODULE_big := dflockd
 EXTENSION := pg_ext/dflockd
 DATA := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/dflockd--*.sql))
