@@ -107,7 +107,7 @@ pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
 	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
 
 .PHONY: all pg
-all: $(if $(SERVER_OBJS),$(SERVER)) $(if $(SQLITE_OBJS),$(SQLITE)) $(CORE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
+all: $(CORE) $(if $(wildcard server/main.c),$(SERVER)) $(if $(wildcard sqlite_ext/extension.c),$(SQLITE)) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
 
 # The newest module asked for by name or by `make` is build/pg, whatever its version.
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
@@ -120,12 +120,16 @@ else
 	@echo 'no PostgreSQL headers found by $(PG_CONFIG): install them (make deps) or name a pg_config (PG_CONFIG=)' >&2; exit 1
 endif
 
+# Whole archives for the parts; a program takes out of them what it uses.
+SERVER_PARTS := $(BUILD)/libdflserver.a
 $(CORE): $(CORE_OBJS)
+$(SERVER_PARTS): $(filter-out $(OBJ)/server/main.o,$(SERVER_OBJS))
+$(CORE) $(SERVER_PARTS):
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(SERVER): $(SERVER_OBJS) $(CORE)
-	$(CC) $(ALL_LDFLAGS) -o $@ $(SERVER_OBJS) $(CORE) -Wl,--as-needed $(LIBRARIES)
+$(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(LIBRARIES)
 
 # Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
@@ -151,14 +155,14 @@ $(OBJ)/flags: FORCE
 
 # ----------------------------------------------------------------------------------------- tests
 
-# tests/unit/test_*.c: a cmocka program each, linked with the engine and the server without its main.
+# tests/unit/test_*.c: a cmocka program each, linked with engine and server (without its main).
 # Other files there are helpers of all. C programs of other suites: tests/<suite>/*.c, one program each.
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 UNIT_HELPERS := $(patsubst %.c,$(OBJ)/%.o,$(filter-out tests/unit/test_%.c,$(wildcard tests/unit/*.c)))
 PROGRAM_SUITES := fake conformance server sqlite interop pg bench
 PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(foreach s,$(PROGRAM_SUITES),$(wildcard tests/$(s)/*.c)))
 
-$(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(filter-out $(OBJ)/server/main.o,$(SERVER_OBJS)) $(CORE)
+$(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) $(CORE)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
