@@ -191,8 +191,8 @@ static const struct kind kind_epoll = {epoll_open,  epoll_change,   epoll_prepar
 
 /*
  * A round is a copy of the table. When there is more to watch while somebody blocks on such a copy,
- * a byte in the pipe ends that wait; it stays there until nobody waits any more, because several may
- * have to see it.
+ * a byte in the pipe ends that wait; it stays there until nobody waits any more, because several
+ * may have to see it.
  */
 struct poll_round {
     struct round_state base;
