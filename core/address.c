@@ -1,7 +1,7 @@
 /*
  * address.c - the text of the setting `servers` to a list of addresses. Owns nothing; never
- * resolves a name. Addresses come out in one spelling each (lower case, IPv6 as the system writes it), so
- * that they can be compared as text.
+ * resolves a name. Addresses come out in one spelling each (lower case, IPv6 as the system writes
+ * it), so that they can be compared as text.
  */
 #include "dflockd.h"
 #include "proto.h"
