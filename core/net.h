@@ -69,7 +69,8 @@ extern const struct ares_socket_functions dfl_dns_socket_functions;
 
 /* ctx of a struct dfl_net with the open() of dfl_net_sockets(); NULL there means the system's name servers. */
 struct dfl_net_options {
-    const char *name_servers; /* "address:port,..." instead of resolv.conf's */
+    const char *name_servers;  /* "address:port,..." instead of resolv.conf's; NULL = those */
+    bool hosts_by_environment; /* CARES_HOSTS may name another file than /etc/hosts */
 };
 
 /* A plain TCP transport to a list of addresses that needs no look-up; ep is for messages only. */

@@ -255,7 +255,7 @@ enum dfl_status dfl_resolver_new(const char *host, uint16_t port, int64_t patien
                                  struct dfl_resolver **out, struct dfl_error *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    const struct ares_addrinfo_hints hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct ares_addrinfo_hints hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct dfl_resolver *r;
     int result;
 
@@ -271,6 +271,8 @@ enum dfl_status dfl_resolver_new(const char *host, uint16_t port, int64_t patien
         dfl_resolver_free(r);
         return why_not(result, err);
     }
+    if (options && options->hosts_by_environment)
+        hints.ai_flags |= ARES_AI_ENVHOSTS;
     ares_getaddrinfo(r->channel, host, NULL, &hints, looked_up, r);
     *out = r;
     return DFL_OK;

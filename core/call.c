@@ -1,0 +1,647 @@
+/*
+ * call.c - the life of a call, and the calls about what a session has: release, renew, release_all, stats, ping.
+ *
+ * A call ends exactly once (dfl_call_end); whatever arrives for it later belongs to a tombstone or to the hold.
+ */
+#include "engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* -------------------------------------------------------------- a call's life */
+
+static void call_due(struct dfl_timer *timer, struct dfl_now now)
+{
+    struct dfl_call *call = DFL_CONTAINER(timer, struct dfl_call, timer);
+
+    (void)now;
+    if (call->status == DFL_PENDING)
+        call->due(call);
+}
+
+struct dfl_call *dfl_call_new(struct dfl_session *s, void *user, struct dfl_error *err)
+{
+    struct dfl_client *c = s->client;
+    struct dfl_call *call = calloc(1, sizeof *call);
+
+    if (call == NULL || dfl_timer_room(c) != DFL_OK) {
+        free(call);
+        dfl_fail(err, DFL_NOMEM, "out of memory");
+        return NULL;
+    }
+    call->session = s;
+    call->status = DFL_PENDING;
+    call->args.user = user;
+    call->timer.fire = call_due;
+    call->net_deadline_ms = c->now.ms + c->settings.connect_timeout_ms;
+    dfl_link_init(&call->by_server);
+    dfl_link_init(&call->blocked);
+    dfl_link_init(&call->by_session);
+    dfl_list_append(&s->calls, &call->by_session);
+    c->pending_calls++;
+    return call;
+}
+
+void dfl_call_at(struct dfl_call *call, int64_t at_ms, void (*due)(struct dfl_call *))
+{
+    struct dfl_client *c = call->session->client;
+
+    call->due = due;
+    if (at_ms == INT64_MAX)
+        dfl_timer_clear(&c->timers, &call->timer);
+    else
+        dfl_timer_set(&c->timers, &call->timer, at_ms);
+}
+
+void dfl_call_end(struct dfl_call *call, enum dfl_status status)
+{
+    struct dfl_client *c = call->session->client;
+
+    if (call->status != DFL_PENDING)
+        return;
+    call->status = status;
+    if (status != DFL_OK && call->error.text[0] == '\0')
+        dfl_fail(&call->error, status, "%s", dfl_status_info(status)->text);
+    call->error.status = status;
+    dfl_timer_clear(&c->timers, &call->timer);
+    dfl_link_remove(&call->by_server);
+    dfl_link_remove(&call->blocked);
+    c->pending_calls--;
+    if (c->host.call_done)
+        c->host.call_done(c->host.ctx, call);
+}
+
+void dfl_call_fail(struct dfl_call *call, const struct dfl_error *why)
+{
+    call->error = *why;
+    dfl_call_end(call, why->status);
+}
+
+bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn, void (*resume)(struct dfl_call *))
+{
+    if (!dfl_key_owed_elsewhere(call->key, conn))
+        return false;
+    call->resume = resume;
+    dfl_list_append(&call->key->blocked, &call->blocked);
+    return true;
+}
+
+void dfl_call_no_answer(struct dfl_call *call)
+{
+    const struct dfl_client *c = call->session->client;
+    const struct dfl_conn *conn = call->request ? call->request->conn : NULL;
+    const char *address = call->server->address.text;
+    double s = (double)c->settings.connect_timeout_ms / 1000;
+
+    if (conn && conn->state == DFL_CONN_CONNECTING && conn->transport)
+        dfl_fail(&call->error, DFL_UNREACHABLE, "connect to %s: no answer within %g s (step: %s)", address, s,
+                 conn->transport->ops->step(conn->transport));
+    else
+        dfl_fail(&call->error, DFL_BROKEN, "no answer from %s within %g s", address, s);
+}
+
+static void detach(struct dfl_call *call)
+{
+    if (call->hold)
+        dfl_hold_set_call(call->hold, NULL);
+}
+
+void dfl_call_cancel(struct dfl_call *call, struct dfl_now now)
+{
+    struct dfl_client *c = call->session->client;
+
+    dfl_enter(c, now);
+    if (call->status == DFL_PENDING) {
+        call->giving_up = true; /* a grant that is read from here on is given back */
+        if (call->give_up)
+            call->give_up(call);
+        call->error.text[0] = '\0';
+        dfl_call_end(call, DFL_CANCELED);
+    }
+    dfl_leave(c);
+}
+
+static void free_replies(struct dfl_call *call)
+{
+    for (size_t i = 0; i < call->reply_count; i++)
+        free(call->replies[i].body);
+    free(call->replies);
+}
+
+void dfl_call_free(struct dfl_call *call, struct dfl_now now)
+{
+    struct dfl_client *c;
+
+    if (call == NULL)
+        return;
+    c = call->session->client;
+    dfl_enter(c, now);
+    dfl_call_cancel(call, now);
+    detach(call);
+    dfl_link_remove(&call->by_session);
+    dfl_timer_unroom(c);
+    if (call->key)
+        dfl_key_put(call->key);
+    free_replies(call);
+    free(call);
+    dfl_leave(c);
+}
+
+enum dfl_status dfl_call_status(const struct dfl_call *call)
+{
+    return call->status;
+}
+
+const struct dfl_error *dfl_call_error(const struct dfl_call *call)
+{
+    return &call->error;
+}
+
+void *dfl_call_user(const struct dfl_call *call)
+{
+    return call->args.user;
+}
+
+struct dfl_session *dfl_call_session(const struct dfl_call *call)
+{
+    return call->session;
+}
+
+struct dfl_hold *dfl_call_hold(const struct dfl_call *call)
+{
+    return call->hold;
+}
+
+int64_t dfl_call_seconds(const struct dfl_call *call)
+{
+    return call->seconds;
+}
+
+int64_t dfl_call_busy_since_ms(const struct dfl_call *call)
+{
+    return call->busy_since_ms;
+}
+
+/* ---------------------------------------------------------- finding holds */
+
+static bool better(const struct dfl_hold *h, const struct dfl_hold *best)
+{
+    if (best == NULL)
+        return true;
+    if (h->kind != best->kind)
+        return h->kind == DFL_LOCK;
+    return h->acquired_ms >= best->acquired_ms; /* the list is in order of asking: the later one wins a tie */
+}
+
+/* Held or lost, of that kind and scope (scope < 0: any). */
+static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, enum dfl_kind kind, int scope)
+{
+    struct dfl_hold *best = NULL;
+
+    if (key == NULL)
+        return NULL;
+    DFL_EACH(l, &key->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
+
+        if (h->session == s && (h->state == DFL_HELD || (h->state == DFL_STATE_LOST && h->acquired_ms)) &&
+            (kind == DFL_ANY_KIND || h->kind == kind) && (scope < 0 || h->scope == (enum dfl_scope)scope) &&
+            better(h, best))
+            best = h;
+    }
+    return best;
+}
+
+/* What has arrived on the homes of the session's holds of that key may have ended them. */
+static void read_homes(struct dfl_session *s, struct dfl_key *key)
+{
+    DFL_EACH(l, &key->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
+
+        if (h->session == s && h->home && (h->state == DFL_HELD || dfl_hold_is_place(h)))
+            dfl_conn_read(h->home);
+    }
+}
+
+struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *bytes, size_t len, enum dfl_kind kind, int scope)
+{
+    struct dfl_client *c = s->client;
+    struct dfl_key *key = dfl_key_find(c, bytes, len);
+    struct dfl_hold *h;
+
+    if (key == NULL)
+        return NULL;
+    key->refs++; /* reading may end its last hold */
+    read_homes(s, key);
+    h = find_hold(s, key, kind, scope);
+    if (h && h->state == DFL_HELD && !dfl_hold_valid(h, c->now.ms))
+        dfl_hold_lose(h, "no confirmed renewal from %s before the deadline", h->server->address.text);
+    dfl_key_put(key);
+    return h;
+}
+
+struct dfl_hold *dfl_session_hold(struct dfl_session *s, const char *key, size_t len, enum dfl_kind kind,
+                                  struct dfl_now now)
+{
+    struct dfl_hold *h;
+
+    dfl_enter(s->client, now);
+    h = dfl_find_hold(s, key, len, kind, -1);
+    dfl_leave(s->client);
+    return h;
+}
+
+struct dfl_hold *dfl_session_place(struct dfl_session *s, const char *bytes, size_t len, enum dfl_kind kind)
+{
+    struct dfl_key *key = dfl_key_find(s->client, bytes, len);
+
+    if (key == NULL)
+        return NULL;
+    DFL_EACH(l, &key->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
+
+        if (h->session == s && dfl_hold_is_place(h) && (kind == DFL_ANY_KIND || h->kind == kind))
+            return h;
+    }
+    return NULL;
+}
+
+struct dfl_hold *dfl_client_token(struct dfl_client *c, enum dfl_kind kind, const char *bytes, size_t len,
+                                  const char *token)
+{
+    struct dfl_key *key = dfl_key_find(c, bytes, len);
+
+    if (key == NULL)
+        return NULL;
+    DFL_EACH(l, &key->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
+
+        if (h->kind == kind && h->state == DFL_HELD && memcmp(h->token, token, DFL_TOKEN_LEN) == 0)
+            return h;
+    }
+    return NULL;
+}
+
+const char *dfl_kind_name(enum dfl_kind kind)
+{
+    return kind == DFL_SEMAPHORE ? "semaphore" : "lock";
+}
+
+enum dfl_status dfl_say_lost(struct dfl_hold *h, struct dfl_error *err)
+{
+    const struct dfl_client *c = h->server->client;
+
+    h->told = true;
+    dfl_hold_changed(h);
+    return dfl_fail(err, DFL_LOST, "%s \"%s\" was lost %.1f s ago: %s", dfl_kind_name(h->kind), h->key->bytes,
+                    (double)(c->now.ms - h->lost_ms) / 1000, h->last_error ? h->last_error : "connection lost");
+}
+
+/* ----------------------------------------------------------- local checks */
+
+bool dfl_is_held(struct dfl_session *s, const char *key, size_t len, struct dfl_now now)
+{
+    struct dfl_hold *h = dfl_session_hold(s, key, len, DFL_ANY_KIND, now);
+
+    return h && dfl_hold_valid(h, now.ms);
+}
+
+enum dfl_status dfl_assert_held(struct dfl_session *s, const char *key, size_t len, struct dfl_now now, struct dfl_error *err)
+{
+    struct dfl_hold *h = dfl_session_hold(s, key, len, DFL_ANY_KIND, now);
+
+    if (h == NULL)
+        return dfl_fail(err, DFL_NOT_HELD, "\"%.*s\" is not held by this session", (int)len, key);
+    return h->state == DFL_HELD ? DFL_OK : dfl_say_lost(h, err);
+}
+
+bool dfl_cancel(struct dfl_session *s, const char *key, size_t len, struct dfl_now now)
+{
+    struct dfl_hold *place;
+
+    dfl_enter(s->client, now);
+    place = dfl_session_place(s, key, len, DFL_ANY_KIND);
+    if (place)
+        dfl_place_leave(place);
+    dfl_leave(s->client);
+    return place != NULL;
+}
+
+/* ---------------------------------------------------------------- release */
+
+void dfl_call_released(struct dfl_call *call, const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    if (call->status != DFL_PENDING || --call->outstanding > 0)
+        return;
+    if (call->all) {
+        dfl_call_end(call, DFL_OK);
+    } else if (error) {
+        dfl_call_fail(call, error);
+    } else if (a->kind == DFL_ANS_OK) {
+        dfl_call_end(call, DFL_OK);
+    } else {
+        dfl_fail(&call->error, DFL_NOT_HELD, "%s no longer held it: %.*s", call->server->address.text, (int)a->text_len,
+                 a->text);
+        dfl_call_end(call, DFL_NOT_HELD);
+    }
+}
+
+/* The releases stay sent; only their answers are not waited for any more. */
+static void leave_releases(struct dfl_call *call)
+{
+    struct dfl_session *s = call->session;
+
+    DFL_EACH(l, &s->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
+
+        if (h->call == call)
+            dfl_hold_set_call(h, NULL);
+    }
+}
+
+static void releases_too_slow(struct dfl_call *call)
+{
+    leave_releases(call);
+    if (call->all) {
+        dfl_call_end(call, DFL_OK);
+        return;
+    }
+    dfl_call_no_answer(call);
+    dfl_call_end(call, DFL_BROKEN);
+}
+
+static enum dfl_status release_hold(struct dfl_call *call, struct dfl_hold *h, bool wait_answer)
+{
+    if (dfl_hold_release(h) != DFL_OK)
+        return DFL_NOMEM;
+    dfl_hold_set_call(h, NULL);
+    if (wait_answer) {
+        call->give_up = leave_releases;
+        h->call = call; /* several holds may name one release_all: it does not name them */
+        call->outstanding++;
+    }
+    return DFL_OK;
+}
+
+static enum dfl_status start_release(struct dfl_session *s, struct dfl_hold *h, bool wait_answer, void *user,
+                                     struct dfl_call **out, struct dfl_error *err)
+{
+    struct dfl_call *call = dfl_call_new(s, user, err);
+
+    if (call == NULL)
+        return DFL_NOMEM;
+    call->server = h->server;
+    if (release_hold(call, h, wait_answer) != DFL_OK) {
+        dfl_fail(&call->error, DFL_NOMEM, "out of memory");
+        dfl_call_end(call, DFL_NOMEM);
+    } else if (!wait_answer) {
+        dfl_call_end(call, DFL_OK);
+    } else {
+        dfl_call_at(call, call->net_deadline_ms, releases_too_slow);
+    }
+    *out = call;
+    return DFL_OK;
+}
+
+static enum dfl_status say_not_held(struct dfl_session *s, enum dfl_kind kind, const char *bytes, size_t len,
+                                    struct dfl_hold *h, struct dfl_error *err)
+{
+    if (h && h->state == DFL_STATE_LOST && h->scope == DFL_SCOPE_SESSION) {
+        dfl_fail(err, DFL_NOT_HELD, "%s \"%s\" was lost before: %s", dfl_kind_name(kind), h->key->bytes,
+                 h->last_error ? h->last_error : "connection lost");
+        dfl_hold_free(h);
+        return DFL_NOT_HELD;
+    }
+    if (dfl_find_hold(s, bytes, len, kind, DFL_SCOPE_XACT))
+        return dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is held by the transaction, whose end gives it back",
+                        dfl_kind_name(kind), (int)len, bytes);
+    return dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is not held by this session", dfl_kind_name(kind), (int)len, bytes);
+}
+
+enum dfl_status dfl_release(struct dfl_session *s, enum dfl_kind kind, const char *key, size_t len, bool wait_answer,
+                            void *user, struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+{
+    enum dfl_status st = dfl_key_check(key, len, err);
+    struct dfl_hold *h;
+
+    if (st != DFL_OK)
+        return st;
+    dfl_enter(s->client, now);
+    h = dfl_find_hold(s, key, len, kind, DFL_SCOPE_SESSION);
+    if (h && h->state == DFL_HELD)
+        st = start_release(s, h, wait_answer, user, call, err);
+    else
+        st = say_not_held(s, kind, key, len, h, err);
+    dfl_leave(s->client);
+    return st;
+}
+
+/* Release of a token that is no hold of the session. */
+static void token_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    struct dfl_call *call = r->owner;
+
+    call->request = NULL;
+    if (error) {
+        dfl_call_fail(call, error);
+    } else if (a->kind == DFL_ANS_OK) {
+        dfl_call_end(call, DFL_OK);
+    } else {
+        dfl_fail(&call->error, DFL_NOT_HELD, "%s \"%s\" is not held with this token",
+                 dfl_kind_name(dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK), call->key->bytes);
+        dfl_call_end(call, DFL_NOT_HELD);
+    }
+}
+
+static void token_unheard(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    (void)r;
+    (void)a;
+    (void)error;
+}
+
+static void leave_request(struct dfl_call *call)
+{
+    if (call->request)
+        dfl_conn_withdraw(call->request);
+    call->request = NULL;
+}
+
+static void request_too_slow(struct dfl_call *call)
+{
+    dfl_call_no_answer(call);
+    leave_request(call);
+    dfl_call_end(call, call->error.status);
+}
+
+static void send_token_release(struct dfl_call *call)
+{
+    struct dfl_conn *conn = call->conn;
+    struct dfl_request *r;
+
+    if (conn == NULL && dfl_server_control(call->server, &conn, &call->error) != DFL_OK) {
+        dfl_call_end(call, call->error.status);
+        return;
+    }
+    call->conn = NULL;
+    if (dfl_call_blocked(call, conn, send_token_release))
+        return;
+    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, call->args.kind), call->key, call->token, token_done, call);
+    if (r == NULL) {
+        dfl_call_end(call, DFL_NOMEM);
+        return;
+    }
+    dfl_request_owe(r);
+    dfl_conn_send(conn, r);
+    if (call->no_wait) {
+        r->done = token_unheard;
+        dfl_call_end(call, DFL_OK);
+    } else {
+        call->request = r;
+    }
+}
+
+enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, const char *key, size_t len, const char *token,
+                                  bool wait_answer, void *user, struct dfl_now now, struct dfl_call **out,
+                                  struct dfl_error *err)
+{
+    struct dfl_client *c = s->client;
+    enum dfl_status st = dfl_key_check(key, len, err);
+    struct dfl_hold *h;
+    struct dfl_call *call;
+
+    if (st == DFL_OK)
+        st = dfl_token_check(token, strlen(token), err);
+    if (st != DFL_OK)
+        return st;
+    dfl_enter(c, now);
+    h = dfl_client_token(c, kind, key, len, token);
+    if (h && h->scope == DFL_SCOPE_XACT) {
+        st = dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is held by a transaction, whose end gives it back",
+                      dfl_kind_name(kind), (int)len, key);
+    } else if (h && h->session == s) {
+        st = start_release(s, h, wait_answer, user, out, err);
+    } else if ((call = dfl_call_new(s, user, err)) == NULL || (call->key = dfl_key_get(c, key, len)) == NULL) {
+        st = DFL_NOMEM;
+    } else {
+        memcpy(call->token, token, DFL_TOKEN_LEN);
+        call->args.kind = kind;
+        call->no_wait = !wait_answer;
+        call->give_up = leave_request;
+        call->server = h ? h->server : dfl_client_server_of(c, key, len);
+        call->conn = h ? h->home : NULL;
+        dfl_call_at(call, call->net_deadline_ms, request_too_slow);
+        send_token_release(call);
+        if (h)
+            dfl_hold_forfeit(h);
+        *out = call;
+    }
+    dfl_leave(c);
+    return st;
+}
+
+enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *user, struct dfl_now now,
+                                struct dfl_call **out, struct dfl_error *err)
+{
+    struct dfl_client *c = s->client;
+    struct dfl_call *call;
+
+    dfl_enter(c, now);
+    call = dfl_call_new(s, user, err);
+    if (call == NULL) {
+        dfl_leave(c);
+        return DFL_NOMEM;
+    }
+    call->all = true;
+    call->outstanding = 1; /* ours, until all are sent */
+    DFL_EACH(l, &s->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
+
+        if (h->scope != DFL_SCOPE_SESSION || h->state == DFL_RELEASING || dfl_hold_in_call(h))
+            continue;
+        if (h->state == DFL_STATE_LOST) {
+            dfl_hold_free(h);
+        } else if (dfl_hold_is_place(h)) {
+            dfl_place_leave(h);
+            call->seconds++;
+        } else if (h->state == DFL_HELD && release_hold(call, h, wait_answer) == DFL_OK) {
+            call->seconds++;
+        }
+    }
+    dfl_call_at(call, call->net_deadline_ms, releases_too_slow);
+    dfl_call_released(call, NULL, NULL);
+    *out = call;
+    dfl_leave(c);
+    return DFL_OK;
+}
+
+/* ------------------------------------------------------------------ renew */
+
+static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    struct dfl_call *call = r->owner;
+    struct dfl_hold *h = call->hold;
+
+    call->request = NULL;
+    if (error) {
+        dfl_call_fail(call, error);
+        return;
+    }
+    if (h == NULL || h->state != DFL_HELD) {
+        dfl_fail(&call->error, DFL_LOST, "%s \"%s\" was lost while it was renewed", dfl_kind_name(call->args.kind),
+                 call->key->bytes);
+        dfl_call_end(call, DFL_LOST);
+    } else if (a->kind == DFL_ANS_OK) {
+        dfl_hold_renewed(h, r, a);
+        call->seconds = a->seconds;
+        dfl_call_end(call, DFL_OK);
+    } else {
+        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len, a->text);
+        dfl_say_lost(h, &call->error);
+        dfl_call_end(call, DFL_LOST);
+    }
+}
+
+static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, int64_t lease_s, void *user,
+                                   struct dfl_call **out, struct dfl_error *err)
+{
+    struct dfl_call *call = dfl_call_new(s, user, err);
+
+    if (call == NULL)
+        return DFL_NOMEM;
+    call->server = h->server;
+    call->args.kind = h->kind;
+    call->key = h->key;
+    call->key->refs++;
+    call->give_up = leave_request;
+    dfl_hold_set_call(h, call);
+    if (lease_s > 0)
+        dfl_hold_set_lease(h, lease_s);
+    dfl_call_at(call, call->net_deadline_ms, request_too_slow);
+    if (dfl_hold_renew(h, renew_done, call, &call->request) != DFL_OK)
+        dfl_call_end(call, DFL_NOMEM);
+    *out = call;
+    return DFL_OK;
+}
+
+enum dfl_status dfl_renew(struct dfl_session *s, const char *key, size_t len, int64_t lease_s, void *user,
+                          struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+{
+    enum dfl_status st = dfl_key_check(key, len, err);
+    struct dfl_hold *h;
+
+    if (st == DFL_OK && lease_s != 0)
+        st = dfl_lease_check(lease_s, err);
+    if (st != DFL_OK)
+        return st;
+    dfl_enter(s->client, now);
+    h = dfl_find_hold(s, key, len, DFL_ANY_KIND, -1);
+    if (h == NULL)
+        st = dfl_fail(err, DFL_NOT_HELD, "\"%.*s\" is not held by this session", (int)len, key);
+    else if (h->state == DFL_STATE_LOST)
+        st = dfl_say_lost(h, err);
+    else
+        st = start_renew(s, h, lease_s, user, call, err);
+    dfl_leave(s->client);
+    return st;
+}

@@ -1,0 +1,128 @@
+/*
+ * request.c - one request from its making to its end: what it is, who waits for its outcome, and what becomes of its answer when nobody
+ * does any more (a tombstone).
+ */
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void drop_answer(struct dfl_request *r, const struct dfl_answer_line *answer, const struct dfl_error *error)
+{
+    (void)r;
+    (void)answer;
+    (void)error;
+}
+
+/* A grant that nobody waits for any more goes back as soon as it is read. */
+static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    struct dfl_request *back;
+    bool sem = dfl_command_is_sem(r->cmd);
+
+    (void)error;
+    if (a == NULL || r->key == NULL || a->token[0] == '\0' ||
+        !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
+        return;
+    back = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, sem ? DFL_SEMAPHORE : DFL_LOCK), r->key, a->token,
+                           drop_answer, NULL);
+    if (back == NULL) {
+        struct dfl_error why;
+
+        /* Without memory to say so, closing is the way left to give it back. */
+        dfl_fail(&why, DFL_NOMEM, "out of memory");
+        dfl_conn_die(r->conn, &why);
+        return;
+    }
+    dfl_request_owe(back);
+    dfl_conn_send(r->conn, back);
+}
+
+enum dfl_command dfl_command_for(enum dfl_command cmd, enum dfl_kind kind)
+{
+    return kind == DFL_SEMAPHORE ? cmd + (DFL_CMD_SEM_LOCK - DFL_CMD_LOCK) : cmd;
+}
+
+struct dfl_request *dfl_request_new(enum dfl_command cmd, struct dfl_key *key, const char *token,
+                                    dfl_request_done *done, void *owner)
+{
+    struct dfl_request *r = calloc(1, sizeof *r);
+
+    if (r == NULL)
+        return NULL;
+    dfl_link_init(&r->link);
+    dfl_link_init(&r->debt);
+    r->cmd = cmd;
+    r->done = done ? done : drop_answer;
+    r->owner = owner;
+    if (token)
+        memcpy(r->token, token, DFL_TOKEN_LEN);
+    r->key = key;
+    if (key)
+        key->refs++;
+    return r;
+}
+
+void dfl_request_owe(struct dfl_request *r)
+{
+    if (r->key)
+        dfl_list_append(&r->key->debts, &r->debt);
+}
+
+bool dfl_key_owed_elsewhere(const struct dfl_key *key, const struct dfl_conn *conn)
+{
+    for (struct dfl_link *l = key->debts.next; l != &key->debts; l = l->next) {
+        if (DFL_CONTAINER(l, struct dfl_request, debt)->conn != conn)
+            return true;
+    }
+    return false;
+}
+
+bool dfl_request_blocks(const struct dfl_request *r)
+{
+    return r->cmd == DFL_CMD_WAIT || r->cmd == DFL_CMD_SEM_WAIT ||
+           ((r->cmd == DFL_CMD_LOCK || r->cmd == DFL_CMD_SEM_LOCK) && r->timeout_s > 0);
+}
+
+bool dfl_request_renews(const struct dfl_request *r)
+{
+    return r->cmd == DFL_CMD_RENEW || r->cmd == DFL_CMD_SEM_RENEW;
+}
+
+void dfl_request_bury(struct dfl_request *r)
+{
+    r->owner = NULL;
+    r->done = tombstone_done;
+    if (dfl_list_empty(&r->debt))
+        dfl_request_owe(r);
+}
+
+/* Lets the calls go on that wait for a debt of the key. Each may block again behind another debt: only those that wait now are tried. */
+static void debt_paid(struct dfl_key *key)
+{
+    struct dfl_link waiting;
+
+    dfl_link_init(&waiting);
+    while (!dfl_list_empty(&key->blocked))
+        dfl_list_append(&waiting, key->blocked.next);
+    while (!dfl_list_empty(&waiting)) {
+        struct dfl_call *call = DFL_CONTAINER(waiting.next, struct dfl_call, blocked);
+
+        dfl_link_remove(&call->blocked);
+        call->resume(call);
+    }
+}
+
+void dfl_request_free(struct dfl_request *r)
+{
+    struct dfl_key *key = r->key;
+    bool owed = !dfl_list_empty(&r->debt);
+
+    dfl_link_remove(&r->link);
+    dfl_link_remove(&r->debt);
+    if (owed)
+        debt_paid(key);
+    if (key)
+        dfl_key_put(key);
+    free(r);
+}
