@@ -117,6 +117,7 @@ def test_stats_escape_keys(target, connect, key, odd):
     assert key + odd in [r["key"] for r in wire.stats()["locks"]]
 
 
+@own_server
 def test_stats_of_many_keys_are_one_line(target, connect, key):
     wire = connect()
     wire.send_raw("".join(f"l\n{key}-{i:05}\n0 60\n" for i in range(900)).encode())
@@ -490,7 +491,7 @@ def test_a_client_that_does_not_read_is_closed(target, key):
 
 
 def test_many_connections(connect, key):
-    wires = [connect() for _ in range(200)]
+    wires = [connect() for _ in range(100)]
     for i, wire in enumerate(wires):
         wire.send("l", f"{key}-{i}", "0")
     for wire in wires:
