@@ -117,8 +117,8 @@ static void words_round_trip(void **state)
 
 static void unknown_words_are_refusals(void **state)
 {
-    static const char *const unknown[] = {"error_", "error_max_lock", "error_max_locksx", "error_new",
-                                          "Error", ""};
+    static const char *const unknown[] = {"error_",    "error_max_lock", "error_max_locksx",
+                                          "error_new", "Error",          ""};
 
     (void)state;
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
