@@ -27,7 +27,8 @@ static const struct {
      "l\nk\n9223372036 1\n"},
     {{.cmd = DFL_CMD_RELEASE, .key = "k", .key_len = 1, .token = TOKEN, .token_len = 32},
      "r\nk\n" TOKEN "\n"},
-    {{.cmd = DFL_CMD_RENEW, .key = "k", .key_len = 1, .token = TOKEN, .token_len = 32, .lease_s = 5},
+    {{.cmd = DFL_CMD_RENEW, .key = "k", .key_len = 1, .token = TOKEN, .token_len = 32,
+      .lease_s = 5},
      "n\nk\n" TOKEN " 5\n"},
     {{.cmd = DFL_CMD_RENEW, .key = "k", .key_len = 1, .token = TOKEN, .token_len = 32},
      "n\nk\n" TOKEN "\n"},
@@ -449,7 +450,8 @@ static void a_nul_inside_a_line_ends_nothing(void **state)
 /* Any bytes at all: nothing may crash, read outside, or be taken for a grant without its token. */
 static void noise_does_no_harm(void **state)
 {
-    static const char alphabet[] = "ok timeoutqueuedacquirederror_ \t\r0123456789abcdef-+\x01\xff{}";
+    static const char alphabet[] = "ok timeoutqueuedacquirederror_ \t\r0123456789abcdef"
+                                   "-+\x01\xff{}";
     uint32_t seed = 7;
 
     (void)state;
