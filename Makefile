@@ -138,11 +138,11 @@ $(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(LIBRARIES)
 
 # Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
-# A distribution that wants its own says SQLITE_OPENSSL=shared. (Debian's libjansson.a is not position
-# independent and cannot go into a shared library; libjson-c.a and libyajl_s.a can.)
+# A distribution that wants its own says SQLITE_OPENSSL=shared.
+# jansson is dynamic: Debian's libjansson.a is not position independent (libjson-c.a and libyajl_s.a are).
 SQLITE_OPENSSL ?= static
 SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljansson,\
-	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjansson.a -ldl)
+	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -ljansson -ldl)
 
 $(SQLITE): $(SQLITE_OBJS) $(CORE)
 	$(call say,LINK,$@)
