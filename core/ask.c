@@ -1,6 +1,7 @@
 /*
- * ask.c - the calls that ask every server of the list: stats and ping. Each goes over a connection that owns nothing, since a
- * server that does not know the request may close; a server's failure is its own row of the answer.
+ * ask.c - the calls that ask every server of the list: stats and ping. Each goes over a connection
+ * that owns nothing, since a server that does not know the request may close; a server's failure is
+ * its own row of the answer.
  */
 #include "engine.h"
 
@@ -32,7 +33,8 @@ static void take_body(struct dfl_server_reply *reply, const struct dfl_answer_li
     reply->body_len = a->text_len;
 }
 
-static void reply_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void reply_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
 {
     struct dfl_server_reply *reply = r->owner;
 
@@ -45,7 +47,8 @@ static void reply_done(struct dfl_request *r, const struct dfl_answer_line *a, c
     } else if (r->cmd == DFL_CMD_STATS) {
         reply->conn->single_use = true;
         dfl_fail(&reply->error, a->status == DFL_REFUSED ? DFL_UNKNOWN_TO_SERVER : a->status,
-                 "%s answered stats with %.*s: not known to this server?", reply->address, (int)a->text_len, a->text);
+                 "%s answered stats with %.*s: not known to this server?", reply->address,
+                 (int)a->text_len, a->text);
     }
     reply_end(reply);
 }
@@ -92,14 +95,15 @@ static void ask_too_slow(struct dfl_call *call)
 
     for (size_t i = 0; i < call->reply_count; i++) {
         if (call->replies[i].conn)
-            dfl_fail(&call->replies[i].error, DFL_BROKEN, "no answer from %s within %g s", call->replies[i].address, s);
+            dfl_fail(&call->replies[i].error, DFL_BROKEN, "no answer from %s within %g s",
+                     call->replies[i].address, s);
     }
     leave_replies(call);
     dfl_call_end(call, DFL_OK);
 }
 
-static enum dfl_status ask_all(struct dfl_session *s, bool stats, void *user, struct dfl_now now, struct dfl_call **out,
-                               struct dfl_error *err)
+static enum dfl_status ask_all(struct dfl_session *s, bool stats, void *user, struct dfl_now now,
+                               struct dfl_call **out, struct dfl_error *err)
 {
     struct dfl_client *c = s->client;
     struct dfl_call *call;
@@ -132,12 +136,14 @@ static enum dfl_status ask_all(struct dfl_session *s, bool stats, void *user, st
     return DFL_OK;
 }
 
-enum dfl_status dfl_stats(struct dfl_session *s, void *user, struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+enum dfl_status dfl_stats(struct dfl_session *s, void *user, struct dfl_now now,
+                          struct dfl_call **call, struct dfl_error *err)
 {
     return ask_all(s, true, user, now, call, err);
 }
 
-enum dfl_status dfl_ping(struct dfl_session *s, void *user, struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+enum dfl_status dfl_ping(struct dfl_session *s, void *user, struct dfl_now now,
+                         struct dfl_call **call, struct dfl_error *err)
 {
     return ask_all(s, false, user, now, call, err);
 }

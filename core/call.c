@@ -1,7 +1,9 @@
 /*
- * call.c - the life of a call, and the calls about what a session has: release, renew, release_all, stats, ping.
+ * call.c - the life of a call, and the calls about what a session has: release, renew, release_all,
+ * stats, ping.
  *
- * A call ends exactly once (dfl_call_end); whatever arrives for it later belongs to a tombstone or to the hold.
+ * A call ends exactly once (dfl_call_end); whatever arrives for it later belongs to a tombstone or
+ * to the hold.
  */
 #include "engine.h"
 
@@ -78,7 +80,8 @@ void dfl_call_fail(struct dfl_call *call, const struct dfl_error *why)
     dfl_call_end(call, why->status);
 }
 
-bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn, void (*resume)(struct dfl_call *))
+bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn,
+                      void (*resume)(struct dfl_call *))
 {
     if (!dfl_key_owed_elsewhere(call->key, conn))
         return false;
@@ -95,8 +98,8 @@ void dfl_call_no_answer(struct dfl_call *call)
     double s = (double)c->settings.connect_timeout_ms / 1000;
 
     if (conn && conn->state == DFL_CONN_CONNECTING && conn->transport)
-        dfl_fail(&call->error, DFL_UNREACHABLE, "connect to %s: no answer within %g s (step: %s)", address, s,
-                 conn->transport->ops->step(conn->transport));
+        dfl_fail(&call->error, DFL_UNREACHABLE, "connect to %s: no answer within %g s (step: %s)",
+                 address, s, conn->transport->ops->step(conn->transport));
     else
         dfl_fail(&call->error, DFL_BROKEN, "no answer from %s within %g s", address, s);
 }
@@ -191,22 +194,26 @@ static bool better(const struct dfl_hold *h, const struct dfl_hold *best)
         return true;
     if (h->kind != best->kind)
         return h->kind == DFL_LOCK;
-    return h->acquired_ms >= best->acquired_ms; /* the list is in order of asking: the later one wins a tie */
+    return h->acquired_ms >=
+           best->acquired_ms; /* the list is in order of asking: the later one wins a tie */
 }
 
 /* Held or lost, of that kind and scope (scope < 0: any). */
-static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, enum dfl_kind kind, int scope)
+static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, enum dfl_kind kind,
+                                  int scope)
 {
     struct dfl_hold *best = NULL;
 
     if (key == NULL)
         return NULL;
-    DFL_EACH(l, &key->holds) {
+    DFL_EACH(l, &key->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
-        if (h->session == s && (h->state == DFL_HELD || (h->state == DFL_STATE_LOST && h->acquired_ms)) &&
-            (kind == DFL_ANY_KIND || h->kind == kind) && (scope < 0 || h->scope == (enum dfl_scope)scope) &&
-            better(h, best))
+        if (h->session == s &&
+            (h->state == DFL_HELD || (h->state == DFL_STATE_LOST && h->acquired_ms)) &&
+            (kind == DFL_ANY_KIND || h->kind == kind) &&
+            (scope < 0 || h->scope == (enum dfl_scope)scope) && better(h, best))
             best = h;
     }
     return best;
@@ -215,7 +222,8 @@ static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, en
 /* What has arrived on the homes of the session's holds of that key may have ended them. */
 static void read_homes(struct dfl_session *s, struct dfl_key *key)
 {
-    DFL_EACH(l, &key->holds) {
+    DFL_EACH(l, &key->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->session == s && h->home && (h->state == DFL_HELD || dfl_hold_is_place(h)))
@@ -223,25 +231,32 @@ static void read_homes(struct dfl_session *s, struct dfl_key *key)
     }
 }
 
-struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *bytes, size_t len, enum dfl_kind kind, int scope)
+/* A hold whose deadline has passed is lost now, whatever its timer is waiting for. */
+static struct dfl_hold *check_deadline(struct dfl_hold *h)
 {
-    struct dfl_client *c = s->client;
-    struct dfl_key *key = dfl_key_find(c, bytes, len);
+    if (h && h->state == DFL_HELD && !dfl_hold_valid(h, h->server->client->now.ms))
+        dfl_hold_lose(h, "no confirmed renewal from %s before the deadline",
+                      h->server->address.text);
+    return h;
+}
+
+struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *bytes, size_t len,
+                               enum dfl_kind kind, int scope)
+{
+    struct dfl_key *key = dfl_key_find(s->client, bytes, len);
     struct dfl_hold *h;
 
     if (key == NULL)
         return NULL;
     key->refs++; /* reading may end its last hold */
     read_homes(s, key);
-    h = find_hold(s, key, kind, scope);
-    if (h && h->state == DFL_HELD && !dfl_hold_valid(h, c->now.ms))
-        dfl_hold_lose(h, "no confirmed renewal from %s before the deadline", h->server->address.text);
+    h = check_deadline(find_hold(s, key, kind, scope));
     dfl_key_put(key);
     return h;
 }
 
-struct dfl_hold *dfl_session_hold(struct dfl_session *s, const char *key, size_t len, enum dfl_kind kind,
-                                  struct dfl_now now)
+struct dfl_hold *dfl_session_hold(struct dfl_session *s, const char *key, size_t len,
+                                  enum dfl_kind kind, struct dfl_now now)
 {
     struct dfl_hold *h;
 
@@ -251,13 +266,15 @@ struct dfl_hold *dfl_session_hold(struct dfl_session *s, const char *key, size_t
     return h;
 }
 
-struct dfl_hold *dfl_session_place(struct dfl_session *s, const char *bytes, size_t len, enum dfl_kind kind)
+struct dfl_hold *dfl_session_place(struct dfl_session *s, const char *bytes, size_t len,
+                                   enum dfl_kind kind)
 {
     struct dfl_key *key = dfl_key_find(s->client, bytes, len);
 
     if (key == NULL)
         return NULL;
-    DFL_EACH(l, &key->holds) {
+    DFL_EACH(l, &key->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->session == s && dfl_hold_is_place(h) && (kind == DFL_ANY_KIND || h->kind == kind))
@@ -266,14 +283,15 @@ struct dfl_hold *dfl_session_place(struct dfl_session *s, const char *bytes, siz
     return NULL;
 }
 
-struct dfl_hold *dfl_client_token(struct dfl_client *c, enum dfl_kind kind, const char *bytes, size_t len,
-                                  const char *token)
+struct dfl_hold *dfl_client_token(struct dfl_client *c, enum dfl_kind kind, const char *bytes,
+                                  size_t len, const char *token)
 {
     struct dfl_key *key = dfl_key_find(c, bytes, len);
 
     if (key == NULL)
         return NULL;
-    DFL_EACH(l, &key->holds) {
+    DFL_EACH(l, &key->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->kind == kind && h->state == DFL_HELD && memcmp(h->token, token, DFL_TOKEN_LEN) == 0)
@@ -293,8 +311,9 @@ enum dfl_status dfl_say_lost(struct dfl_hold *h, struct dfl_error *err)
 
     h->told = true;
     dfl_hold_changed(h);
-    return dfl_fail(err, DFL_LOST, "%s \"%s\" was lost %.1f s ago: %s", dfl_kind_name(h->kind), h->key->bytes,
-                    (double)(c->now.ms - h->lost_ms) / 1000, h->last_error ? h->last_error : "connection lost");
+    return dfl_fail(err, DFL_LOST, "%s \"%s\" was lost %.1f s ago: %s", dfl_kind_name(h->kind),
+                    h->key->bytes, (double)(c->now.ms - h->lost_ms) / 1000,
+                    h->last_error ? h->last_error : "connection lost");
 }
 
 /* ----------------------------------------------------------- local checks */
@@ -306,7 +325,8 @@ bool dfl_is_held(struct dfl_session *s, const char *key, size_t len, struct dfl_
     return h && dfl_hold_valid(h, now.ms);
 }
 
-enum dfl_status dfl_assert_held(struct dfl_session *s, const char *key, size_t len, struct dfl_now now, struct dfl_error *err)
+enum dfl_status dfl_assert_held(struct dfl_session *s, const char *key, size_t len,
+                                struct dfl_now now, struct dfl_error *err)
 {
     struct dfl_hold *h = dfl_session_hold(s, key, len, DFL_ANY_KIND, now);
 
@@ -329,7 +349,8 @@ bool dfl_cancel(struct dfl_session *s, const char *key, size_t len, struct dfl_n
 
 /* ---------------------------------------------------------------- release */
 
-void dfl_call_released(struct dfl_call *call, const struct dfl_answer_line *a, const struct dfl_error *error)
+void dfl_call_released(struct dfl_call *call, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
 {
     if (call->status != DFL_PENDING || --call->outstanding > 0)
         return;
@@ -340,8 +361,8 @@ void dfl_call_released(struct dfl_call *call, const struct dfl_answer_line *a, c
     } else if (a->kind == DFL_ANS_OK) {
         dfl_call_end(call, DFL_OK);
     } else {
-        dfl_fail(&call->error, DFL_NOT_HELD, "%s no longer held it: %.*s", call->server->address.text, (int)a->text_len,
-                 a->text);
+        dfl_fail(&call->error, DFL_NOT_HELD, "%s no longer held it: %.*s",
+                 call->server->address.text, (int)a->text_len, a->text);
         dfl_call_end(call, DFL_NOT_HELD);
     }
 }
@@ -351,7 +372,8 @@ static void leave_releases(struct dfl_call *call)
 {
     struct dfl_session *s = call->session;
 
-    DFL_EACH(l, &s->holds) {
+    DFL_EACH(l, &s->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
 
         if (h->call == call)
@@ -383,8 +405,8 @@ static enum dfl_status release_hold(struct dfl_call *call, struct dfl_hold *h, b
     return DFL_OK;
 }
 
-static enum dfl_status start_release(struct dfl_session *s, struct dfl_hold *h, bool wait_answer, void *user,
-                                     struct dfl_call **out, struct dfl_error *err)
+static enum dfl_status start_release(struct dfl_session *s, struct dfl_hold *h, bool wait_answer,
+                                     void *user, struct dfl_call **out, struct dfl_error *err)
 {
     struct dfl_call *call = dfl_call_new(s, user, err);
 
@@ -403,23 +425,26 @@ static enum dfl_status start_release(struct dfl_session *s, struct dfl_hold *h, 
     return DFL_OK;
 }
 
-static enum dfl_status say_not_held(struct dfl_session *s, enum dfl_kind kind, const char *bytes, size_t len,
-                                    struct dfl_hold *h, struct dfl_error *err)
+static enum dfl_status say_not_held(struct dfl_session *s, enum dfl_kind kind, const char *bytes,
+                                    size_t len, struct dfl_hold *h, struct dfl_error *err)
 {
     if (h && h->state == DFL_STATE_LOST && h->scope == DFL_SCOPE_SESSION) {
-        dfl_fail(err, DFL_NOT_HELD, "%s \"%s\" was lost before: %s", dfl_kind_name(kind), h->key->bytes,
-                 h->last_error ? h->last_error : "connection lost");
+        dfl_fail(err, DFL_NOT_HELD, "%s \"%s\" was lost before: %s", dfl_kind_name(kind),
+                 h->key->bytes, h->last_error ? h->last_error : "connection lost");
         dfl_hold_free(h);
         return DFL_NOT_HELD;
     }
     if (dfl_find_hold(s, bytes, len, kind, DFL_SCOPE_XACT))
-        return dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is held by the transaction, whose end gives it back",
+        return dfl_fail(err, DFL_NOT_HELD,
+                        "%s \"%.*s\" is held by the transaction, whose end gives it back",
                         dfl_kind_name(kind), (int)len, bytes);
-    return dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is not held by this session", dfl_kind_name(kind), (int)len, bytes);
+    return dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is not held by this session",
+                    dfl_kind_name(kind), (int)len, bytes);
 }
 
-enum dfl_status dfl_release(struct dfl_session *s, enum dfl_kind kind, const char *key, size_t len, bool wait_answer,
-                            void *user, struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+enum dfl_status dfl_release(struct dfl_session *s, enum dfl_kind kind, const char *key, size_t len,
+                            bool wait_answer, void *user, struct dfl_now now,
+                            struct dfl_call **call, struct dfl_error *err)
 {
     enum dfl_status st = dfl_key_check(key, len, err);
     struct dfl_hold *h;
@@ -427,7 +452,7 @@ enum dfl_status dfl_release(struct dfl_session *s, enum dfl_kind kind, const cha
     if (st != DFL_OK)
         return st;
     dfl_enter(s->client, now);
-    h = dfl_find_hold(s, key, len, kind, DFL_SCOPE_SESSION);
+    h = check_deadline(find_hold(s, dfl_key_find(s->client, key, len), kind, DFL_SCOPE_SESSION));
     if (h && h->state == DFL_HELD)
         st = start_release(s, h, wait_answer, user, call, err);
     else
@@ -437,7 +462,8 @@ enum dfl_status dfl_release(struct dfl_session *s, enum dfl_kind kind, const cha
 }
 
 /* Release of a token that is no hold of the session. */
-static void token_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void token_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
 {
     struct dfl_call *call = r->owner;
 
@@ -448,12 +474,14 @@ static void token_done(struct dfl_request *r, const struct dfl_answer_line *a, c
         dfl_call_end(call, DFL_OK);
     } else {
         dfl_fail(&call->error, DFL_NOT_HELD, "%s \"%s\" is not held with this token",
-                 dfl_kind_name(dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK), call->key->bytes);
+                 dfl_kind_name(dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK),
+                 call->key->bytes);
         dfl_call_end(call, DFL_NOT_HELD);
     }
 }
 
-static void token_unheard(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void token_unheard(struct dfl_request *r, const struct dfl_answer_line *a,
+                          const struct dfl_error *error)
 {
     (void)r;
     (void)a;
@@ -486,7 +514,8 @@ static void send_token_release(struct dfl_call *call)
     call->conn = NULL;
     if (dfl_call_blocked(call, conn, send_token_release))
         return;
-    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, call->args.kind), call->key, call->token, token_done, call);
+    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, call->args.kind), call->key, call->token,
+                        token_done, call);
     if (r == NULL) {
         dfl_call_end(call, DFL_NOMEM);
         return;
@@ -501,9 +530,9 @@ static void send_token_release(struct dfl_call *call)
     }
 }
 
-enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, const char *key, size_t len, const char *token,
-                                  bool wait_answer, void *user, struct dfl_now now, struct dfl_call **out,
-                                  struct dfl_error *err)
+enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, const char *key,
+                                  size_t len, const char *token, bool wait_answer, void *user,
+                                  struct dfl_now now, struct dfl_call **out, struct dfl_error *err)
 {
     struct dfl_client *c = s->client;
     enum dfl_status st = dfl_key_check(key, len, err);
@@ -517,11 +546,13 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
     dfl_enter(c, now);
     h = dfl_client_token(c, kind, key, len, token);
     if (h && h->scope == DFL_SCOPE_XACT) {
-        st = dfl_fail(err, DFL_NOT_HELD, "%s \"%.*s\" is held by a transaction, whose end gives it back",
+        st = dfl_fail(err, DFL_NOT_HELD,
+                      "%s \"%.*s\" is held by a transaction, whose end gives it back",
                       dfl_kind_name(kind), (int)len, key);
     } else if (h && h->session == s) {
         st = start_release(s, h, wait_answer, user, out, err);
-    } else if ((call = dfl_call_new(s, user, err)) == NULL || (call->key = dfl_key_get(c, key, len)) == NULL) {
+    } else if ((call = dfl_call_new(s, user, err)) == NULL ||
+               (call->key = dfl_key_get(c, key, len)) == NULL) {
         st = DFL_NOMEM;
     } else {
         memcpy(call->token, token, DFL_TOKEN_LEN);
@@ -540,8 +571,8 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
     return st;
 }
 
-enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *user, struct dfl_now now,
-                                struct dfl_call **out, struct dfl_error *err)
+enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *user,
+                                struct dfl_now now, struct dfl_call **out, struct dfl_error *err)
 {
     struct dfl_client *c = s->client;
     struct dfl_call *call;
@@ -554,7 +585,8 @@ enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *u
     }
     call->all = true;
     call->outstanding = 1; /* ours, until all are sent */
-    DFL_EACH(l, &s->holds) {
+    DFL_EACH(l, &s->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
 
         if (h->scope != DFL_SCOPE_SESSION || h->state == DFL_RELEASING || dfl_hold_in_call(h))
@@ -577,7 +609,8 @@ enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *u
 
 /* ------------------------------------------------------------------ renew */
 
-static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
 {
     struct dfl_call *call = r->owner;
     struct dfl_hold *h = call->hold;
@@ -588,22 +621,23 @@ static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a, c
         return;
     }
     if (h == NULL || h->state != DFL_HELD) {
-        dfl_fail(&call->error, DFL_LOST, "%s \"%s\" was lost while it was renewed", dfl_kind_name(call->args.kind),
-                 call->key->bytes);
+        dfl_fail(&call->error, DFL_LOST, "%s \"%s\" was lost while it was renewed",
+                 dfl_kind_name(call->args.kind), call->key->bytes);
         dfl_call_end(call, DFL_LOST);
     } else if (a->kind == DFL_ANS_OK) {
         dfl_hold_renewed(h, r, a);
         call->seconds = a->seconds;
         dfl_call_end(call, DFL_OK);
     } else {
-        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len, a->text);
+        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len,
+                      a->text);
         dfl_say_lost(h, &call->error);
         dfl_call_end(call, DFL_LOST);
     }
 }
 
-static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, int64_t lease_s, void *user,
-                                   struct dfl_call **out, struct dfl_error *err)
+static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, int64_t lease_s,
+                                   void *user, struct dfl_call **out, struct dfl_error *err)
 {
     struct dfl_call *call = dfl_call_new(s, user, err);
 
@@ -624,8 +658,9 @@ static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, in
     return DFL_OK;
 }
 
-enum dfl_status dfl_renew(struct dfl_session *s, const char *key, size_t len, int64_t lease_s, void *user,
-                          struct dfl_now now, struct dfl_call **call, struct dfl_error *err)
+enum dfl_status dfl_renew(struct dfl_session *s, const char *key, size_t len, int64_t lease_s,
+                          void *user, struct dfl_now now, struct dfl_call **call,
+                          struct dfl_error *err)
 {
     enum dfl_status st = dfl_key_check(key, len, err);
     struct dfl_hold *h;

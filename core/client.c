@@ -1,8 +1,8 @@
 /*
  * client.c - the client as its host sees it: settings and servers, sessions, readiness and time.
  *
- * Owns everything below it. dfl_enter and dfl_leave bracket each entry: on leaving, what was queued is written and
- * what has died is freed.
+ * Owns everything below it. dfl_enter and dfl_leave bracket each entry: on leaving, what was queued
+ * is written and what has died is freed.
  */
 #include "engine.h"
 
@@ -22,24 +22,26 @@ void dfl_enter(struct dfl_client *c, struct dfl_now now)
 /* A server that has left the list stays as long as something refers to it. */
 static void drop_old_servers(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers) {
+    DFL_EACH(l, &c->servers)
+    {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
         bool busy = server->configured || server->refs > 0 || !dfl_list_empty(&server->watchers);
 
         DFL_EACH(m, &server->conns)
-            busy = busy || !dfl_conn_quiet(DFL_CONTAINER(m, struct dfl_conn, by_server));
-        DFL_EACH(n, &c->sessions) {
+        busy = busy || !dfl_conn_quiet(DFL_CONTAINER(m, struct dfl_conn, by_server));
+        DFL_EACH(n, &c->sessions)
+        {
             struct dfl_session *s = DFL_CONTAINER(n, struct dfl_session, by_client);
 
             DFL_EACH(o, &s->calls)
-                busy = busy || DFL_CONTAINER(o, struct dfl_call, by_session)->server == server;
+            busy = busy || DFL_CONTAINER(o, struct dfl_call, by_session)->server == server;
         }
         if (!busy)
             dfl_server_free(server);
     }
     c->old_servers = false;
     DFL_EACH(k, &c->servers)
-        c->old_servers = c->old_servers || !DFL_CONTAINER(k, struct dfl_server, by_client)->configured;
+    c->old_servers = c->old_servers || !DFL_CONTAINER(k, struct dfl_server, by_client)->configured;
 }
 
 static void free_dead(struct dfl_client *c)
@@ -111,7 +113,8 @@ struct dfl_server *dfl_client_server_of(struct dfl_client *c, const char *key, s
 
 static struct dfl_server *server_at(struct dfl_client *c, const char *address)
 {
-    DFL_EACH(l, &c->servers) {
+    DFL_EACH(l, &c->servers)
+    {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         if (strcmp(server->address.text, address) == 0)
@@ -120,9 +123,10 @@ static struct dfl_server *server_at(struct dfl_client *c, const char *address)
     return NULL;
 }
 
-/* The shards of a list: known servers stay, new ones are made. Nothing else changes until it cannot fail any more. */
-static enum dfl_status make_shards(struct dfl_client *c, const char *text, struct dfl_server ***out, size_t *count,
-                                   struct dfl_error *err)
+/* The shards of a list: known servers stay, new ones are made. Nothing else changes until it cannot
+ * fail any more. */
+static enum dfl_status make_shards(struct dfl_client *c, const char *text, struct dfl_server ***out,
+                                   size_t *count, struct dfl_error *err)
 {
     struct dfl_server_address *list = NULL;
     enum dfl_status st = dfl_servers_parse(text, &list, count, err);
@@ -192,8 +196,9 @@ static void wipe_token(struct dfl_client *c)
     c->auth_token = NULL;
 }
 
-static enum dfl_status use_settings(struct dfl_client *c, const struct dfl_settings *settings, const char *auth_token,
-                                    struct dfl_tls *tls, struct dfl_error *err)
+static enum dfl_status use_settings(struct dfl_client *c, const struct dfl_settings *settings,
+                                    const char *auth_token, struct dfl_tls *tls,
+                                    struct dfl_error *err)
 {
     struct dfl_settings copy;
     struct dfl_server **shards = NULL;
@@ -224,7 +229,8 @@ static enum dfl_status use_settings(struct dfl_client *c, const struct dfl_setti
     return DFL_OK;
 }
 
-enum dfl_status dfl_client_new(const struct dfl_client_config *config, struct dfl_client **out, struct dfl_error *err)
+enum dfl_status dfl_client_new(const struct dfl_client_config *config, struct dfl_client **out,
+                               struct dfl_error *err)
 {
     struct dfl_client *c = calloc(1, sizeof *c);
     enum dfl_status st;
@@ -252,8 +258,9 @@ enum dfl_status dfl_client_new(const struct dfl_client_config *config, struct df
     return DFL_OK;
 }
 
-enum dfl_status dfl_client_configure(struct dfl_client *c, const struct dfl_settings *settings, const char *auth_token,
-                                     struct dfl_tls *tls, struct dfl_now now, struct dfl_error *err)
+enum dfl_status dfl_client_configure(struct dfl_client *c, const struct dfl_settings *settings,
+                                     const char *auth_token, struct dfl_tls *tls,
+                                     struct dfl_now now, struct dfl_error *err)
 {
     enum dfl_status st;
 
@@ -262,7 +269,8 @@ enum dfl_status dfl_client_configure(struct dfl_client *c, const struct dfl_sett
     /* What is idle was made with the old material; what owns nothing is dialled anew. */
     while (st == DFL_OK && dfl_server_close_idle(c))
         continue;
-    DFL_EACH(l, &c->servers) {
+    DFL_EACH(l, &c->servers)
+    {
         struct dfl_conn *control = DFL_CONTAINER(l, struct dfl_server, by_client)->control;
 
         if (st == DFL_OK && control && dfl_list_empty(&control->holds) && dfl_conn_quiet(control))
@@ -323,7 +331,8 @@ void dfl_client_shutdown(struct dfl_client *c, struct dfl_now now)
 
 static void free_servers(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers) {
+    DFL_EACH(l, &c->servers)
+    {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         while (!dfl_list_empty(&server->conns))
@@ -422,7 +431,8 @@ void dfl_session_end(struct dfl_session *s, struct dfl_now now)
 
 void dfl_session_each(struct dfl_session *s, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
 {
-    DFL_EACH(l, &s->holds) {
+    DFL_EACH(l, &s->holds)
+    {
         if (!fn(arg, DFL_CONTAINER(l, struct dfl_hold, by_session)))
             return;
     }
@@ -430,10 +440,12 @@ void dfl_session_each(struct dfl_session *s, bool (*fn)(void *arg, struct dfl_ho
 
 void dfl_client_each(struct dfl_client *c, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
 {
-    DFL_EACH(l, &c->sessions) {
+    DFL_EACH(l, &c->sessions)
+    {
         struct dfl_session *s = DFL_CONTAINER(l, struct dfl_session, by_client);
 
-        DFL_EACH(m, &s->holds) {
+        DFL_EACH(m, &s->holds)
+        {
             if (!fn(arg, DFL_CONTAINER(m, struct dfl_hold, by_session)))
                 return;
         }

@@ -1,8 +1,10 @@
 /*
- * conn.c - one connection to a server: connect, login, hello, then a line of requests and their answers, until it dies.
+ * conn.c - one connection to a server: connect, login, hello, then a line of requests and their
+ * answers, until it dies.
  *
- * Owns the transport, the bytes in flight and the queue of requests. Decides when silence means death (dfl_conn_schedule) and
- * tells the homes of holds so. Never decides what an answer means to a hold or a call: that is the request's `done`.
+ * Owns the transport, the bytes in flight and the queue of requests. Decides when silence means
+ * death (dfl_conn_schedule) and tells the homes of holds so. Never decides what an answer means to
+ * a hold or a call: that is the request's `done`.
  */
 #include "engine.h"
 
@@ -15,10 +17,8 @@
 #define READS_PER_TURN 32 /* so that a long answer does not keep the host from its other work */
 #define RENEWALS_AT_ONCE 256
 #define READ_FIRST_AFTER_MS 1000
-#define NO_HELLO_MS 60000
 
 static void conn_due(struct dfl_timer *timer, struct dfl_now now);
-static void conn_step(struct dfl_conn *conn);
 
 /* ------------------------------------------------------------- small things */
 
@@ -38,16 +38,17 @@ int64_t dfl_conn_deadline(const struct dfl_conn *conn)
     return conn->s_conn_ms + dfl_less_margin(conn->client->settings.server_read_timeout_ms);
 }
 
-static void conn_mark_dirty(struct dfl_conn *conn)
+void dfl_conn_mark_dirty(struct dfl_conn *conn)
 {
     if (conn->state != DFL_CONN_DEAD)
         dfl_list_append(&conn->client->dirty, &conn->dirty);
 }
 
-static void conn_count_active(struct dfl_conn *conn)
+void dfl_conn_count_active(struct dfl_conn *conn)
 {
-    bool active = conn->state != DFL_CONN_DEAD &&
-                  (dfl_conn_setting_up(conn) || !dfl_conn_quiet(conn) || conn->out_end > conn->out_start);
+    bool active =
+        conn->state != DFL_CONN_DEAD &&
+        (dfl_conn_setting_up(conn) || !dfl_conn_quiet(conn) || conn->out_end > conn->out_start);
 
     if (active && !conn->active)
         conn->client->active_conns++;
@@ -56,30 +57,34 @@ static void conn_count_active(struct dfl_conn *conn)
     conn->active = active;
 }
 
+static const struct dfl_interest *interest_in(const struct dfl_interest *list, size_t count, int fd)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].fd == fd)
+            return &list[i];
+    }
+    return NULL;
+}
+
 /* Tells the host which descriptors to watch now, as far as that has changed. */
-static void conn_watch(struct dfl_conn *conn)
+void dfl_conn_watch(struct dfl_conn *conn)
 {
     struct dfl_interest now[DFL_INTEREST_MAX];
     struct dfl_host *host = &conn->client->host;
     size_t count = 0;
 
     if (conn->state != DFL_CONN_DEAD)
-        count = conn->transport->ops->interest(conn->transport, conn->out_end > conn->out_start, now);
+        count =
+            conn->transport->ops->interest(conn->transport, conn->out_end > conn->out_start, now);
     for (size_t i = 0; i < conn->watched_count; i++) {
-        bool kept = false;
-
-        for (size_t j = 0; j < count && !kept; j++)
-            kept = now[j].fd == conn->watched[i].fd && now[j].generation == conn->watched[i].generation;
-        if (!kept)
+        if (interest_in(now, count, conn->watched[i].fd) == NULL)
             host->watch(host->ctx, conn->watched[i].fd, 0, conn);
     }
-    for (size_t j = 0; j < count; j++) {
-        bool same = false;
+    for (size_t i = 0; i < count; i++) {
+        const struct dfl_interest *old = interest_in(conn->watched, conn->watched_count, now[i].fd);
 
-        for (size_t i = 0; i < conn->watched_count && !same; i++)
-            same = memcmp(&now[j], &conn->watched[i], sizeof now[j]) == 0;
-        if (!same)
-            host->watch(host->ctx, now[j].fd, now[j].events, conn);
+        if (old == NULL || old->events != now[i].events)
+            host->watch(host->ctx, now[i].fd, now[i].events, conn);
     }
     memcpy(conn->watched, now, count * sizeof now[0]);
     conn->watched_count = count;
@@ -124,7 +129,7 @@ static void socket_give(struct dfl_client *c)
         c->host.give_socket(c->host.ctx);
 }
 
-static enum dfl_status transport_open(struct dfl_conn *conn, struct dfl_error *err)
+enum dfl_status dfl_conn_transport(struct dfl_conn *conn, struct dfl_error *err)
 {
     struct dfl_client *c = conn->client;
     struct dfl_endpoint ep = {conn->server->address.host, conn->server->address.port};
@@ -153,7 +158,8 @@ static struct dfl_conn *conn_alloc(struct dfl_server *server, enum dfl_role role
     return conn;
 }
 
-enum dfl_status dfl_conn_open(struct dfl_server *server, enum dfl_role role, struct dfl_conn **out, struct dfl_error *err)
+enum dfl_status dfl_conn_open(struct dfl_server *server, enum dfl_role role, struct dfl_conn **out,
+                              struct dfl_error *err)
 {
     struct dfl_client *c = server->client;
     struct dfl_conn *conn;
@@ -169,7 +175,8 @@ enum dfl_status dfl_conn_open(struct dfl_server *server, enum dfl_role role, str
         socket_give(c);
         return dfl_fail(err, DFL_NOMEM, "out of memory");
     }
-    st = link_take(c, conn) == DFL_OK ? transport_open(conn, err) : dfl_fail(err, DFL_NOMEM, "out of memory");
+    st = link_take(c, conn) == DFL_OK ? dfl_conn_transport(conn, err)
+                                      : dfl_fail(err, DFL_NOMEM, "out of memory");
     if (st != DFL_OK) {
         if (conn->link < c->link_cap && c->links[conn->link] == conn)
             c->links[conn->link] = NULL;
@@ -185,8 +192,8 @@ enum dfl_status dfl_conn_open(struct dfl_server *server, enum dfl_role role, str
     server->used = true;
     if (server->connecting_since_ms == 0)
         server->connecting_since_ms = c->now.ms;
-    conn_count_active(conn);
-    conn_mark_dirty(conn); /* the first step of connecting is made on leaving */
+    dfl_conn_count_active(conn);
+    dfl_conn_mark_dirty(conn); /* the first step of connecting is made on leaving */
     *out = conn;
     return DFL_OK;
 }
@@ -216,7 +223,7 @@ static void conn_detach(struct dfl_conn *conn)
     struct dfl_server *server = conn->server;
 
     conn->state = DFL_CONN_DEAD;
-    conn_watch(conn);
+    dfl_conn_watch(conn);
     if (conn->transport)
         conn->transport->ops->close(conn->transport);
     conn->transport = NULL;
@@ -244,16 +251,17 @@ static void conn_end(struct dfl_conn *conn, const struct dfl_error *why, bool fa
 
     if (conn->state == DFL_CONN_DEAD)
         return;
-    if (failure && (dfl_conn_setting_up(conn) || !dfl_conn_quiet(conn) || !dfl_list_empty(&conn->holds)))
+    if (failure &&
+        (dfl_conn_setting_up(conn) || !dfl_conn_quiet(conn) || !dfl_list_empty(&conn->holds)))
         dfl_server_failed(conn->server, &copy);
     conn_detach(conn);
     dfl_list_append(&c->dead, &conn->by_server);
     DFL_EACH(l, &conn->holds)
-        dfl_hold_orphaned(DFL_CONTAINER(l, struct dfl_hold, by_conn), &copy);
+    dfl_hold_orphaned(DFL_CONTAINER(l, struct dfl_hold, by_conn), &copy);
     fail_requests(&conn->sent, &copy);
     fail_requests(&conn->urgent, &copy);
     fail_requests(&conn->renewals, &copy);
-    conn_count_active(conn);
+    dfl_conn_count_active(conn);
 }
 
 void dfl_conn_die(struct dfl_conn *conn, const struct dfl_error *why)
@@ -275,8 +283,8 @@ void dfl_conn_send(struct dfl_conn *conn, struct dfl_request *r)
 {
     r->conn = conn;
     dfl_list_append(dfl_request_renews(r) ? &conn->renewals : &conn->urgent, &r->link);
-    conn_count_active(conn);
-    conn_mark_dirty(conn);
+    dfl_conn_count_active(conn);
+    dfl_conn_mark_dirty(conn);
 }
 
 void dfl_conn_withdraw(struct dfl_request *r)
@@ -289,10 +297,11 @@ void dfl_conn_withdraw(struct dfl_request *r)
     }
     dfl_link_remove(&r->link);
     dfl_request_free(r);
-    if (dfl_conn_setting_up(conn) && dfl_list_empty(&conn->urgent) && dfl_list_empty(&conn->renewals))
+    if (dfl_conn_setting_up(conn) && dfl_list_empty(&conn->urgent) &&
+        dfl_list_empty(&conn->renewals))
         dfl_conn_close(conn);
     else
-        conn_count_active(conn);
+        dfl_conn_count_active(conn);
 }
 
 /* Bytes of the request into the buffer. False: no memory. */
@@ -300,9 +309,14 @@ static bool conn_format(struct dfl_conn *conn, struct dfl_request *r)
 {
     struct dfl_client *c = conn->client;
     const char *token = r->cmd == DFL_CMD_AUTH ? c->auth_token : r->token;
-    struct dfl_request_line line = {.cmd = r->cmd, .key = r->key ? r->key->bytes : "_", .key_len = r->key ? r->key->len : 1,
-                                    .token = token, .token_len = strlen(token), .timeout_s = r->timeout_s,
-                                    .lease_s = r->lease_s, .limit = r->limit};
+    struct dfl_request_line line = {.cmd = r->cmd,
+                                    .key = r->key ? r->key->bytes : "_",
+                                    .key_len = r->key ? r->key->len : 1,
+                                    .token = token,
+                                    .token_len = strlen(token),
+                                    .timeout_s = r->timeout_s,
+                                    .lease_s = r->lease_s,
+                                    .limit = r->limit};
     size_t need = DFL_REQUEST_MAX + line.token_len;
 
     if (conn->out_start == conn->out_end)
@@ -321,7 +335,7 @@ static bool conn_format(struct dfl_conn *conn, struct dfl_request *r)
 }
 
 /* Moves a queued request into the line of those that await an answer. */
-static bool conn_put(struct dfl_conn *conn, struct dfl_request *r)
+bool dfl_conn_put(struct dfl_conn *conn, struct dfl_request *r)
 {
     struct dfl_client *c = conn->client;
 
@@ -346,155 +360,14 @@ static bool conn_put(struct dfl_conn *conn, struct dfl_request *r)
 static bool conn_put_queued(struct dfl_conn *conn)
 {
     while (!dfl_list_empty(&conn->urgent)) {
-        if (!conn_put(conn, DFL_CONTAINER(conn->urgent.next, struct dfl_request, link)))
+        if (!dfl_conn_put(conn, DFL_CONTAINER(conn->urgent.next, struct dfl_request, link)))
             return false;
     }
     while (!dfl_list_empty(&conn->renewals) && conn->sent_renewals < RENEWALS_AT_ONCE) {
-        if (!conn_put(conn, DFL_CONTAINER(conn->renewals.next, struct dfl_request, link)))
+        if (!dfl_conn_put(conn, DFL_CONTAINER(conn->renewals.next, struct dfl_request, link)))
             return false;
     }
     return true;
-}
-
-/* ------------------------------------------------------ setting up: the steps */
-
-static void conn_up(struct dfl_conn *conn)
-{
-    struct dfl_client *c = conn->client;
-
-    conn->state = DFL_CONN_READY;
-    conn->last_answer_ms = conn->s_conn_ms = conn->last_sent_ms = c->now.ms;
-    dfl_server_connected(conn->server, conn);
-    conn_mark_dirty(conn);
-}
-
-/* Begins the connection again without asking `ping`: this server closes on it. What was sent behind it is sent again. */
-static void conn_redial(struct dfl_conn *conn)
-{
-    struct dfl_error err;
-
-    conn->server->no_hello_until_ms = conn->client->now.ms + NO_HELLO_MS;
-    conn->server->ping = DFL_PING_NO;
-    conn->state = DFL_CONN_DEAD;
-    conn_watch(conn);
-    conn->transport->ops->close(conn->transport);
-    if (transport_open(conn, &err) != DFL_OK) {
-        conn->transport = NULL;
-        conn->state = DFL_CONN_CONNECTING;
-        dfl_conn_die(conn, &err);
-        return;
-    }
-    conn->state = DFL_CONN_CONNECTING;
-    conn->skip_hello = true;
-    conn->hello_refused = conn->answered = false;
-    conn->out_start = conn->out_end = 0;
-    conn->sent_renewals = 0;
-    dfl_line_reader_free(&conn->in);
-    dfl_line_reader_init(&conn->in);
-    while (!dfl_list_empty(&conn->sent)) {
-        struct dfl_link *last = conn->sent.prev;
-        struct dfl_request *r = DFL_CONTAINER(last, struct dfl_request, link);
-
-        r->sent = false;
-        dfl_link_remove(last); /* to the front of the queue, newest first: the order stays */
-        last->next = conn->urgent.next;
-        last->prev = &conn->urgent;
-        conn->urgent.next->prev = last;
-        conn->urgent.next = last;
-        if (r->cmd == DFL_CMD_PING && r->owner == conn) {
-            dfl_link_remove(last);
-            dfl_request_free(r);
-        }
-    }
-    conn->setup_deadline_ms = conn->client->now.ms + conn->client->settings.connect_timeout_ms;
-    conn_count_active(conn);
-    conn_mark_dirty(conn);
-}
-
-static void hello_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
-{
-    struct dfl_conn *conn = r->conn;
-    struct dfl_server *server = conn->server;
-
-    if (error)
-        return;
-    server->ping = a->kind == DFL_ANS_OK ? DFL_PING_OK : DFL_PING_NO;
-    if (conn->role == DFL_ROLE_CONTROL)
-        server->fences_off = false;
-    conn->hello_refused = a->kind != DFL_ANS_OK;
-    conn_up(conn);
-}
-
-/* A request of the connection's own, ahead of the queue. */
-static void conn_ask(struct dfl_conn *conn, enum dfl_conn_state state, enum dfl_command cmd, dfl_request_done *done)
-{
-    struct dfl_request *r = dfl_request_new(cmd, NULL, NULL, done, conn);
-    struct dfl_error why;
-
-    if (r == NULL) {
-        dfl_fail(&why, DFL_NOMEM, "out of memory");
-        dfl_conn_die(conn, &why);
-        return;
-    }
-    conn->state = state;
-    if (conn_put(conn, r))
-        conn_mark_dirty(conn);
-    else
-        dfl_request_free(r);
-}
-
-static void conn_hello(struct dfl_conn *conn)
-{
-    struct dfl_server *server = conn->server;
-    bool ask = conn->role == DFL_ROLE_CONTROL || server->ping == DFL_PING_UNKNOWN;
-
-    if (ask && !conn->skip_hello && conn->client->now.ms >= server->no_hello_until_ms)
-        conn_ask(conn, DFL_CONN_HELLO, DFL_CMD_PING, hello_done);
-    else
-        conn_up(conn);
-}
-
-static void login_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
-{
-    struct dfl_conn *conn = r->conn;
-    struct dfl_error why;
-
-    if (error)
-        return;
-    if (a->kind == DFL_ANS_OK) {
-        conn_hello(conn);
-        return;
-    }
-    if (a->status == DFL_REFUSED)
-        dfl_fail(&why, DFL_AUTH, "login at %s refused: this server has no login token, or is too old for one",
-                 conn->server->address.text);
-    else
-        dfl_fail(&why, DFL_AUTH, "login at %s refused: the server does not accept this login token",
-                 conn->server->address.text);
-    dfl_conn_die(conn, &why);
-}
-
-static void conn_step(struct dfl_conn *conn)
-{
-    struct dfl_transport *t = conn->transport;
-    struct dfl_error why;
-
-    switch (t->ops->connect(t, conn->client->now, conn->setup_deadline_ms)) {
-    case DFL_IO_DONE:
-        if (conn->client->auth_token)
-            conn_ask(conn, DFL_CONN_LOGIN, DFL_CMD_AUTH, login_done);
-        else
-            conn_hello(conn);
-        break;
-    case DFL_IO_AGAIN:
-        break;
-    default:
-        if (strcmp(conn->server->address.text, "127.0.0.1:6388") == 0)
-            dfl_fail(&why, t->error.status, "%s (no server there? start one with: dflockd-local)", t->error.text);
-        else
-            why = t->error;
-        dfl_conn_die(conn, &why);
-    }
 }
 
 /* ----------------------------------------------------------------- reading */
@@ -506,14 +379,18 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
 
     if (conn->in.end - conn->in.start >= 2 && conn->in.buf[conn->in.start] == 0x15 &&
         conn->in.buf[conn->in.start + 1] == 0x03)
-        dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: the server speaks TLS; set tls to on", address);
+        dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: the server speaks TLS; set tls to on",
+                 address);
     else if (broken)
         dfl_fail(&why, DFL_BROKEN, "connection to %s broke: %s", address, broken->error.text);
     else if (conn->state == DFL_CONN_LOGIN)
-        dfl_fail(&why, DFL_BROKEN, "%s closed the connection during login, before the first answer (max-connections?)",
-                 address);
+        dfl_fail(
+            &why, DFL_BROKEN,
+            "%s closed the connection during login, before the first answer (max-connections?)",
+            address);
     else if (!conn->answered)
-        dfl_fail(&why, DFL_BROKEN, "%s closed the connection before the first answer (max-connections?)", address);
+        dfl_fail(&why, DFL_BROKEN,
+                 "%s closed the connection before the first answer (max-connections?)", address);
     else
         dfl_fail(&why, DFL_BROKEN, "%s closed the connection", address);
     dfl_conn_die(conn, &why);
@@ -529,17 +406,20 @@ static void die_of_protocol(struct dfl_conn *conn, const char *what, const char 
         return;
     }
     dfl_escape(shown, sizeof shown, line, len);
-    dfl_fail(&why, DFL_PROTOCOL, "%s broke the protocol: %s \"%s\"", conn->server->address.text, what, shown);
+    dfl_fail(&why, DFL_PROTOCOL, "%s broke the protocol: %s \"%s\"", conn->server->address.text,
+             what, shown);
     dfl_conn_die(conn, &why);
 }
 
-/* The server closes after its read time-out, and says `error` first; anything else unasked breaks the protocol. */
+/* The server closes after its read time-out, and says `error` first; anything else unasked breaks
+ * the protocol. */
 static void conn_unasked(struct dfl_conn *conn, const char *line, size_t len)
 {
     struct dfl_error why;
 
     if (len >= 5 && memcmp(line, "error", 5) == 0) {
-        dfl_fail(&why, DFL_BROKEN, "%s closed the connection after a silence", conn->server->address.text);
+        dfl_fail(&why, DFL_BROKEN, "%s closed the connection after a silence",
+                 conn->server->address.text);
         dfl_conn_die(conn, &why);
         return;
     }
@@ -625,7 +505,7 @@ static bool conn_read_once(struct dfl_conn *conn)
         return false;
     if (io != DFL_IO_DONE) {
         if (conn->state == DFL_CONN_HELLO || conn->hello_refused)
-            conn_redial(conn);
+            dfl_conn_redial(conn);
         else
             die_of_eof(conn, io == DFL_IO_ERROR ? t : NULL);
         return false;
@@ -652,17 +532,17 @@ void dfl_conn_read(struct dfl_conn *conn)
         return;
     if (conn->role == DFL_ROLE_WAITING && !conn->taken)
         dfl_conn_idle(conn);
-    conn_mark_dirty(conn);
+    dfl_conn_mark_dirty(conn);
 }
 
 void dfl_conn_ready(struct dfl_conn *conn)
 {
     if (conn->state == DFL_CONN_CONNECTING)
-        conn_step(conn);
+        dfl_conn_step(conn);
     else
         dfl_conn_read(conn);
     if (conn->state != DFL_CONN_DEAD)
-        conn_mark_dirty(conn);
+        dfl_conn_mark_dirty(conn);
 }
 
 /* ----------------------------------------------------------------- writing */
@@ -673,7 +553,8 @@ static void conn_write(struct dfl_conn *conn)
 
     while (conn->out_start < conn->out_end) {
         size_t put = 0;
-        enum dfl_io io = t->ops->write(t, conn->out + conn->out_start, conn->out_end - conn->out_start, &put);
+        enum dfl_io io =
+            t->ops->write(t, conn->out + conn->out_start, conn->out_end - conn->out_start, &put);
 
         if (io == DFL_IO_AGAIN)
             return;
@@ -694,7 +575,7 @@ void dfl_conn_flush(struct dfl_conn *conn)
 
     dfl_link_remove(&conn->dirty);
     if (conn->state == DFL_CONN_CONNECTING)
-        conn_step(conn);
+        dfl_conn_step(conn);
     if (conn->state == DFL_CONN_READY) {
         bool pending = !dfl_list_empty(&conn->urgent) || !dfl_list_empty(&conn->renewals);
 
@@ -707,19 +588,20 @@ void dfl_conn_flush(struct dfl_conn *conn)
         conn_write(conn);
     if (conn->state == DFL_CONN_DEAD)
         return;
-    dfl_link_remove(&conn->dirty); /* reading may have marked it again; all of that is written now */
+    dfl_link_remove(
+        &conn->dirty); /* reading may have marked it again; all of that is written now */
     if (conn->state == DFL_CONN_READY && !dfl_list_empty(&conn->urgent))
-        conn_mark_dirty(conn);
-    conn_watch(conn);
-    conn_count_active(conn);
+        dfl_conn_mark_dirty(conn);
+    dfl_conn_watch(conn);
+    dfl_conn_count_active(conn);
     dfl_conn_schedule(conn);
 }
 
 void dfl_conn_idle(struct dfl_conn *conn)
 {
     conn->taken = false;
-    if (conn->state == DFL_CONN_DEAD || conn->role != DFL_ROLE_WAITING || !dfl_list_empty(&conn->holds) ||
-        !dfl_list_empty(&conn->pooled))
+    if (conn->state == DFL_CONN_DEAD || conn->role != DFL_ROLE_WAITING ||
+        !dfl_list_empty(&conn->holds) || !dfl_list_empty(&conn->pooled))
         return;
     if (!dfl_conn_quiet(conn)) {
         struct dfl_request *r = DFL_CONTAINER(conn->sent.next, struct dfl_request, link);
@@ -729,14 +611,15 @@ void dfl_conn_idle(struct dfl_conn *conn)
             dfl_conn_close(conn);
         return;
     }
-    if (conn->single_use || conn->state != DFL_CONN_READY || conn->client->shut || !conn->server->configured) {
+    if (conn->single_use || conn->state != DFL_CONN_READY || conn->client->shut ||
+        !conn->server->configured) {
         dfl_conn_close(conn);
         return;
     }
     conn->idle_since_ms = conn->client->now.ms;
     dfl_list_append(&conn->server->pool, &conn->pooled);
     conn->server->pool_count++;
-    conn_mark_dirty(conn);
+    dfl_conn_mark_dirty(conn);
 }
 
 /* -------------------------------------------------------------------- time */
@@ -746,7 +629,8 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* When a connection that owns nothing must have answered its oldest request; a request that blocks may take its time. */
+/* When a connection that owns nothing must have answered its oldest request; a request that blocks
+ * may take its time. */
 static int64_t answer_due(const struct dfl_conn *conn)
 {
     const struct dfl_request *oldest;
@@ -754,13 +638,14 @@ static int64_t answer_due(const struct dfl_conn *conn)
     if (dfl_list_empty(&conn->sent))
         return INT64_MAX;
     oldest = DFL_CONTAINER(conn->sent.next, struct dfl_request, link);
-    return dfl_request_blocks(oldest) ? INT64_MAX : oldest->sent_ms + conn->client->settings.connect_timeout_ms;
+    return dfl_request_blocks(oldest) ? INT64_MAX
+                                      : oldest->sent_ms + conn->client->settings.connect_timeout_ms;
 }
 
 static bool conn_kept_warm(const struct dfl_conn *conn)
 {
-    return conn->owned == 0 && conn->client->keep_warm && conn->role == DFL_ROLE_CONTROL && conn->server->configured &&
-           !conn->client->shut;
+    return conn->owned == 0 && conn->client->keep_warm && conn->role == DFL_ROLE_CONTROL &&
+           conn->server->configured && !conn->client->shut;
 }
 
 void dfl_conn_schedule(struct dfl_conn *conn)
@@ -795,24 +680,28 @@ static void setup_too_slow(struct dfl_conn *conn)
     double s = (double)conn->client->settings.connect_timeout_ms / 1000;
 
     if (conn->state == DFL_CONN_CONNECTING)
-        dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: no answer within %g s (step: %s)", conn->server->address.text, s,
-                 conn->transport->ops->step(conn->transport));
+        dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: no answer within %g s (step: %s)",
+                 conn->server->address.text, s, conn->transport->ops->step(conn->transport));
     else
-        dfl_fail(&why, DFL_BROKEN, "no answer from %s to %s within %g s", conn->server->address.text,
+        dfl_fail(&why, DFL_BROKEN, "no answer from %s to %s within %g s",
+                 conn->server->address.text,
                  conn->state == DFL_CONN_LOGIN ? "the login" : "the first request", s);
     dfl_conn_die(conn, &why);
 }
 
-/* Sends something for the sake of being heard: a renewal if anything is owned, else the harmless request. */
+/* Sends something for the sake of being heard: a renewal if anything is owned, else the harmless
+ * request. */
 static void conn_say_something(struct dfl_conn *conn)
 {
     struct dfl_hold *earliest = NULL;
     struct dfl_request *r;
 
-    DFL_EACH(l, &conn->holds) {
+    DFL_EACH(l, &conn->holds)
+    {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_conn);
 
-        if (h->state == DFL_HELD && (earliest == NULL || h->lease_deadline_ms < earliest->lease_deadline_ms))
+        if (h->state == DFL_HELD &&
+            (earliest == NULL || h->lease_deadline_ms < earliest->lease_deadline_ms))
             earliest = h;
     }
     if (earliest) {
@@ -832,9 +721,11 @@ static void ready_due(struct dfl_conn *conn)
     int64_t now = c->now.ms;
 
     if (conn->owned > 0 ? now >= dfl_conn_deadline(conn) : now >= answer_due(conn)) {
-        dfl_fail(&why, DFL_BROKEN, "no answer from %s for %.1f s", conn->server->address.text,
-                 (double)(now - (conn->owned > 0 ? conn->s_conn_ms : answer_due(conn) - c->settings.connect_timeout_ms)) /
-                     1000);
+        dfl_fail(
+            &why, DFL_BROKEN, "no answer from %s for %.1f s", conn->server->address.text,
+            (double)(now - (conn->owned > 0 ? conn->s_conn_ms
+                                            : answer_due(conn) - c->settings.connect_timeout_ms)) /
+                1000);
         dfl_conn_die(conn, &why);
         return;
     }
@@ -860,14 +751,14 @@ static void conn_due(struct dfl_timer *timer, struct dfl_now now)
         if (now.ms >= conn->setup_deadline_ms)
             setup_too_slow(conn);
         else if (conn->state == DFL_CONN_CONNECTING)
-            conn_step(conn);
+            dfl_conn_step(conn);
     } else {
         dfl_conn_read(conn); /* what has arrived may be the answer whose absence would kill it */
         if (conn->state == DFL_CONN_READY)
             ready_due(conn);
     }
     if (conn->state != DFL_CONN_DEAD) {
-        conn_mark_dirty(conn);
+        dfl_conn_mark_dirty(conn);
         dfl_conn_schedule(conn);
     }
 }

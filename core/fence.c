@@ -1,9 +1,10 @@
 /*
- * fence.c - which tokens carry a fence, and the highest fence that this process has read from each server.
+ * fence.c - which tokens carry a fence, and the highest fence that this process has read from each
+ * server.
  *
- * The book is shared by all clients of a process, which run in different threads under different locks; it only grows, so
- * atomics suffice. A token is taken for a fence only where everything speaks for it: random digits presented as an order would
- * make a stale writer look newer.
+ * The book is shared by all clients of a process, which run in different threads under different
+ * locks; it only grows, so atomics suffice. A token is taken for a fence only where everything
+ * speaks for it: random digits presented as an order would make a stale writer look newer.
  */
 #include "engine.h"
 
@@ -49,7 +50,8 @@ void dfl_fence_book_free(struct dfl_fence_book *book)
     free(book);
 }
 
-static struct dfl_fence_entry *find(struct dfl_fence_entry *e, const struct dfl_fence_entry *end, const char *address)
+static struct dfl_fence_entry *find(struct dfl_fence_entry *e, const struct dfl_fence_entry *end,
+                                    const char *address)
 {
     for (; e != end; e = e->next) {
         if (strcmp(e->address, address) == 0)
@@ -60,7 +62,8 @@ static struct dfl_fence_entry *find(struct dfl_fence_entry *e, const struct dfl_
 
 struct dfl_fence_entry *dfl_fence_entry(struct dfl_fence_book *book, const char *address)
 {
-    struct dfl_fence_entry *seen = atomic_load(&book->first), *e = find(seen, NULL, address), *fresh;
+    struct dfl_fence_entry *seen = atomic_load(&book->first), *e = find(seen, NULL, address),
+                           *fresh;
 
     if (e)
         return e;
@@ -99,8 +102,8 @@ static bool plausible(const struct dfl_client *c, uint64_t prefix)
     return prefix >= EARLIEST_NS && prefix / 1000000 <= (uint64_t)(c->now.wall_ms + DAY_MS);
 }
 
-enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_request *r, const char *token, int64_t *fence,
-                               struct dfl_error *err)
+enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_request *r,
+                               const char *token, int64_t *fence, struct dfl_error *err)
 {
     struct dfl_client *c = server->client;
     uint64_t prefix = dfl_token_prefix(token);
@@ -110,15 +113,17 @@ enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_reque
         return DFL_OK;
     if (c->settings.fences == DFL_FENCES_ON) {
         if (prefix > INT64_MAX)
-            return dfl_fail(err, DFL_PROTOCOL,
-                            "%s broke the protocol: fences are on, but its token has no fence (above 2^63-1)",
-                            server->address.text);
+            return dfl_fail(
+                err, DFL_PROTOCOL,
+                "%s broke the protocol: fences are on, but its token has no fence (above 2^63-1)",
+                server->address.text);
     } else {
         if (server->ping != DFL_PING_OK || server->fences_off)
             return DFL_OK;
         if (!plausible(c, prefix) || prefix <= r->fence_floor) {
             server->fences_off = true;
-            dfl_client_log(c, DFL_LOG_WARNING, "tokens of %s carry no growing fence: fences are off for it",
+            dfl_client_log(c, DFL_LOG_WARNING,
+                           "tokens of %s carry no growing fence: fences are off for it",
                            server->address.text);
             return DFL_OK;
         }

@@ -1,8 +1,9 @@
 /*
  * hold.c - holds and places: their leases, their renewal, their loss, their return.
  *
- * The rule of the whole house stands here: a hold is held while now < min(S_hold + lease, S_conn + server_read_timeout), each
- * interval less 2 %, S being moments of sending. Whatever makes that untrue loses the hold for good, with when and why.
+ * The rule of the whole house stands here: a hold is held while now < min(S_hold + lease, S_conn +
+ * server_read_timeout), each interval less 2 %, S being moments of sending. Whatever makes that
+ * untrue loses the hold for good, with when and why.
  */
 #include "engine.h"
 
@@ -60,7 +61,8 @@ struct dfl_hold *dfl_hold_new(struct dfl_session *s, struct dfl_key *key, struct
     struct dfl_hold *h;
 
     if (s->cap > 0 && (int64_t)s->hold_count >= s->cap) {
-        dfl_fail(err, DFL_TOO_MANY, "this session holds or awaits %zu locks: raise max_session_locks", s->hold_count);
+        dfl_fail(err, DFL_TOO_MANY,
+                 "this session holds or awaits %zu locks: raise max_session_locks", s->hold_count);
         return NULL;
     }
     if (!quota_take(c)) {
@@ -199,7 +201,8 @@ static int64_t lease_deadline(int64_t sent_ms, int64_t lease_s)
     return sent_ms + dfl_less_margin(lease_s * 1000);
 }
 
-/* Renewal at renew_ratio of the lease, up to 10 % earlier; once that is asked for, the timer is the deadline. */
+/* Renewal at renew_ratio of the lease, up to 10 % earlier; once that is asked for, the timer is the
+ * deadline. */
 static void schedule(struct dfl_hold *h)
 {
     struct dfl_client *c = client_of(h);
@@ -211,7 +214,8 @@ static void schedule(struct dfl_hold *h)
     dfl_timer_set(&c->timers, &h->timer, at < h->lease_deadline_ms ? at : h->lease_deadline_ms);
 }
 
-void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_t lease_s, int64_t sent_ms)
+void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_t lease_s,
+                    int64_t sent_ms)
 {
     struct dfl_client *c = client_of(h);
     struct dfl_conn *home = h->home;
@@ -235,7 +239,8 @@ void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_
 
 /* -------------------------------------------------------------------- renewal */
 
-void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r, const struct dfl_answer_line *a)
+void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
+                      const struct dfl_answer_line *a)
 {
     struct dfl_client *c = client_of(h);
     int64_t lease_s = r->lease_s;
@@ -265,7 +270,8 @@ void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s)
     dfl_hold_changed(h);
 }
 
-static void renewal_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void renewal_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                         const struct dfl_error *error)
 {
     struct dfl_hold *h = r->owner;
 
@@ -276,13 +282,15 @@ static void renewal_done(struct dfl_request *r, const struct dfl_answer_line *a,
     if (a->kind == DFL_ANS_OK)
         dfl_hold_renewed(h, r, a);
     else
-        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len, a->text);
+        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len,
+                      a->text);
 }
 
-enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void *owner, struct dfl_request **out)
+enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void *owner,
+                               struct dfl_request **out)
 {
-    struct dfl_request *r = dfl_request_new(dfl_command_for(DFL_CMD_RENEW, h->kind), h->key, h->token,
-                                            done ? done : renewal_done, done ? owner : h);
+    struct dfl_request *r = dfl_request_new(dfl_command_for(DFL_CMD_RENEW, h->kind), h->key,
+                                            h->token, done ? done : renewal_done, done ? owner : h);
 
     if (r == NULL)
         return DFL_NOMEM;
@@ -310,8 +318,8 @@ static void hold_due(struct dfl_timer *timer, struct dfl_now now)
             return;
     }
     if (now.ms >= h->lease_deadline_ms) {
-        dfl_hold_lose(h, "no confirmed renewal from %s within the lease of %lld s", h->server->address.text,
-                      (long long)h->lease_s);
+        dfl_hold_lose(h, "no confirmed renewal from %s within the lease of %lld s",
+                      h->server->address.text, (long long)h->lease_s);
     } else if (h->renewal == NULL && now.ms < h->lease_deadline_ms) {
         if (dfl_hold_renew(h, NULL, NULL, NULL) != DFL_OK)
             dfl_timer_set(&c->timers, &h->timer, now.ms + 100); /* no memory now: again soon */
@@ -341,7 +349,8 @@ static void become_lost(struct dfl_hold *h)
 
 static void send_release(struct dfl_hold *h)
 {
-    struct dfl_request *r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, NULL, NULL);
+    struct dfl_request *r =
+        dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, NULL, NULL);
 
     if (r == NULL) {
         h->home->single_use = true; /* closing it does the same, later */
@@ -394,7 +403,8 @@ void dfl_hold_orphaned(struct dfl_hold *h, const struct dfl_error *why)
 
 /* --------------------------------------------------------------------- return */
 
-static void released(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void released(struct dfl_request *r, const struct dfl_answer_line *a,
+                     const struct dfl_error *error)
 {
     struct dfl_hold *h = r->owner;
     struct dfl_call *call = dfl_hold_in_call(h) ? h->call : NULL;
@@ -410,7 +420,8 @@ enum dfl_status dfl_hold_release(struct dfl_hold *h)
 {
     struct dfl_client *c = client_of(h);
     struct dfl_conn *home = h->home;
-    struct dfl_request *r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, released, h);
+    struct dfl_request *r =
+        dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, released, h);
 
     if (r == NULL)
         return DFL_NOMEM;
@@ -432,8 +443,9 @@ void dfl_place_leave(struct dfl_hold *h)
 
     if (home && home->state != DFL_CONN_DEAD && h->waiting) {
         dfl_hold_set_call(h, NULL); /* nobody is waiting for it any more */
-        h->from_enqueue = false;    /* should reading kill the connection, it is not to become a lost place */
-        dfl_conn_read(home);        /* a grant that has arrived is returned by its token */
+        h->from_enqueue =
+            false; /* should reading kill the connection, it is not to become a lost place */
+        dfl_conn_read(home); /* a grant that has arrived is returned by its token */
         home = h->home;
     }
     if (home && h->token[0] != '\0')
@@ -514,7 +526,8 @@ void dfl_hold_set_told(struct dfl_hold *h)
 
 const char *dfl_state_name(enum dfl_state state)
 {
-    static const char *const names[] = {"trying", "queued", "confirming", "held", "releasing", "lost"};
+    static const char *const names[] = {"trying", "queued",    "confirming",
+                                        "held",   "releasing", "lost"};
 
     return names[state];
 }

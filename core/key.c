@@ -1,6 +1,7 @@
 /*
- * key.c - the table of keys in use: what every session holds or awaits of a key, and which answers other requests for it
- * have to wait for. One lookup serves all of that; its cost does not depend on the number of keys.
+ * key.c - the table of keys in use: what every session holds or awaits of a key, and which answers
+ * other requests for it have to wait for. One lookup serves all of that; its cost does not depend
+ * on the number of keys.
  */
 #include "engine.h"
 

@@ -1,5 +1,6 @@
 /*
- * list.h - intrusive doubly linked lists. A link that is in no list points to itself, so removing twice is harmless.
+ * list.h - intrusive doubly linked lists. A link that is in no list points to itself, so removing
+ * twice is harmless.
  */
 #ifndef DFL_LIST_H
 #define DFL_LIST_H
@@ -11,7 +12,8 @@ struct dfl_link {
     struct dfl_link *next, *prev;
 };
 
-#define DFL_CONTAINER(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#define DFL_CONTAINER(pointer, type, member)                                                       \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* Walks a list whose current element may be removed by the body (no other one may). */
 #define DFL_EACH(link, head)                                                                       \

@@ -9,11 +9,11 @@
 
 #include "dflockd.h"
 
-#define DFL_REQUEST_LINE_MAX 256        /* bytes of a request line, newline excluded */
-#define DFL_AUTH_LINE_MAX 65536         /* the token line of `auth` */
-#define DFL_REPLY_LINE_MAX 4096         /* longest answer that is not `stats` */
-#define DFL_STATS_LINE_MAX (64u << 20)  /* longest answer to `stats` */
-#define DFL_REQUEST_MAX 600             /* bytes of any formatted request but `auth` */
+#define DFL_REQUEST_LINE_MAX 256       /* bytes of a request line, newline excluded */
+#define DFL_AUTH_LINE_MAX 65536        /* the token line of `auth` */
+#define DFL_REPLY_LINE_MAX 4096        /* longest answer that is not `stats` */
+#define DFL_STATS_LINE_MAX (64u << 20) /* longest answer to `stats` */
+#define DFL_REQUEST_MAX 600            /* bytes of any formatted request but `auth` */
 
 enum dfl_command {
     DFL_CMD_AUTH,
@@ -53,8 +53,8 @@ size_t dfl_request_format(char *buf, size_t cap, const struct dfl_request_line *
 
 /*
  * Server side: understands three lines (without newlines or trailing CR). Fields of `out` point
- * into the arguments. Returns false for whatever dflockd answers with a plain `error`: unknown command,
- * empty or overlong key, white space in it, wrong argument count, a number out of range.
+ * into the arguments. Returns false for whatever dflockd answers with a plain `error`: unknown
+ * command, empty or overlong key, white space in it, wrong argument count, a number out of range.
  */
 bool dfl_request_parse(const char *cmd, size_t cmd_len, const char *key, size_t key_len,
                        const char *arg, size_t arg_len, struct dfl_request_line *out);
@@ -70,36 +70,40 @@ enum dfl_answer {
 
 struct dfl_answer_line {
     enum dfl_answer kind;
-    enum dfl_status status;       /* DFL_ANS_ERROR: DFL_REFUSED for plain `error` and words not known */
+    enum dfl_status status; /* DFL_ANS_ERROR: DFL_REFUSED for plain `error` and words not known */
     char token[DFL_TOKEN_LEN + 1]; /* granting answers */
-    int64_t seconds;              /* lease of a grant; seconds left after n */
-    const char *text;             /* stats: the JSON; errors: the whole line. Not owned */
+    int64_t seconds;               /* lease of a grant; seconds left after n */
+    const char *text;              /* stats: the JSON; errors: the whole line. Not owned */
     size_t text_len;
 };
 
 /*
- * Understands the answer `line` (no newline, no CR) to a request `cmd`. DFL_OK and *out, or DFL_PROTOCOL:
- * the word does not fit the command, the token is not 32 lower-case hex digits, a number is no number.
+ * Understands the answer `line` (no newline, no CR) to a request `cmd`. DFL_OK and *out, or
+ * DFL_PROTOCOL: the word does not fit the command, the token is not 32 lower-case hex digits, a
+ * number is no number.
  */
 enum dfl_status dfl_answer_parse(enum dfl_command cmd, const char *line, size_t len,
                                  struct dfl_answer_line *out);
 
-/* Server side: writes an answer and its newline to buf; bytes written, 0 when cap is too small. Not for stats. */
-size_t dfl_answer_format(char *buf, size_t cap, enum dfl_command cmd, const struct dfl_answer_line *a);
+/* Server side: writes an answer and its newline to buf; bytes written, 0 when cap is too small. Not
+ * for stats. */
+size_t dfl_answer_format(char *buf, size_t cap, enum dfl_command cmd,
+                         const struct dfl_answer_line *a);
 
 /* The command's word on the wire ("sl"), and whether it is one of the semaphore's. */
 const char *dfl_command_word(enum dfl_command cmd);
 bool dfl_command_is_sem(enum dfl_command cmd);
 
-/* Copies at most 64 bytes of a peer's line into out, everything unprintable escaped: for messages. */
+/* Copies at most 64 bytes of a peer's line into out, everything unprintable escaped: for messages.
+ */
 void dfl_escape(char *out, size_t cap, const char *line, size_t len);
 
 /* 16 lower-case hex digits to a number; tokens are checked by dfl_token_check before. */
 uint64_t dfl_token_prefix(const char *token);
 
 /*
- * A line reader: bytes go in as they arrive, whole lines come out. Memory grows with the line that is
- * being received, up to the limit in force when its bytes are looked at.
+ * A line reader: bytes go in as they arrive, whole lines come out. Memory grows with the line that
+ * is being received, up to the limit in force when its bytes are looked at.
  */
 struct dfl_line_reader {
     char *buf;
@@ -111,15 +115,18 @@ struct dfl_line_reader {
 void dfl_line_reader_init(struct dfl_line_reader *r);
 void dfl_line_reader_free(struct dfl_line_reader *r);
 
-/* Room for at least `want` more bytes: where to read to and how many fit. DFL_NOMEM when there is none. */
-enum dfl_status dfl_line_reader_space(struct dfl_line_reader *r, size_t want, char **at, size_t *room);
+/* Room for at least `want` more bytes: where to read to and how many fit. DFL_NOMEM when there is
+ * none. */
+enum dfl_status dfl_line_reader_space(struct dfl_line_reader *r, size_t want, char **at,
+                                      size_t *room);
 void dfl_line_reader_added(struct dfl_line_reader *r, size_t n);
 
 /*
- * The next whole line of at most max bytes: DFL_OK and *line, *len (valid until the next _space; newline and a
- * trailing CR removed). DFL_PENDING: not there yet. DFL_PROTOCOL: longer than max.
+ * The next whole line of at most max bytes: DFL_OK and *line, *len (valid until the next _space;
+ * newline and a trailing CR removed). DFL_PENDING: not there yet. DFL_PROTOCOL: longer than max.
  */
-enum dfl_status dfl_line_reader_next(struct dfl_line_reader *r, size_t max, char **line, size_t *len);
+enum dfl_status dfl_line_reader_next(struct dfl_line_reader *r, size_t max, char **line,
+                                     size_t *len);
 
 /* Bytes received that no line has consumed. */
 size_t dfl_line_reader_left(const struct dfl_line_reader *r);

@@ -1,13 +1,14 @@
 /*
- * request.c - one request from its making to its end: what it is, who waits for its outcome, and what becomes of its answer when nobody
- * does any more (a tombstone).
+ * request.c - one request from its making to its end: what it is, who waits for its outcome, and
+ * what becomes of its answer when nobody does any more (a tombstone).
  */
 #include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static void drop_answer(struct dfl_request *r, const struct dfl_answer_line *answer, const struct dfl_error *error)
+static void drop_answer(struct dfl_request *r, const struct dfl_answer_line *answer,
+                        const struct dfl_error *error)
 {
     (void)r;
     (void)answer;
@@ -15,7 +16,8 @@ static void drop_answer(struct dfl_request *r, const struct dfl_answer_line *ans
 }
 
 /* A grant that nobody waits for any more goes back as soon as it is read. */
-static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                           const struct dfl_error *error)
 {
     struct dfl_request *back;
     bool sem = dfl_command_is_sem(r->cmd);
@@ -24,8 +26,8 @@ static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *
     if (a == NULL || r->key == NULL || a->token[0] == '\0' ||
         !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
         return;
-    back = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, sem ? DFL_SEMAPHORE : DFL_LOCK), r->key, a->token,
-                           drop_answer, NULL);
+    back = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, sem ? DFL_SEMAPHORE : DFL_LOCK), r->key,
+                           a->token, drop_answer, NULL);
     if (back == NULL) {
         struct dfl_error why;
 
@@ -97,7 +99,8 @@ void dfl_request_bury(struct dfl_request *r)
         dfl_request_owe(r);
 }
 
-/* Lets the calls go on that wait for a debt of the key. Each may block again behind another debt: only those that wait now are tried. */
+/* Lets the calls go on that wait for a debt of the key. Each may block again behind another debt:
+ * only those that wait now are tried. */
 static void debt_paid(struct dfl_key *key)
 {
     struct dfl_link waiting;

@@ -1,8 +1,9 @@
 /*
- * server.c - one lock server as a client sees it: its control connection, its pool of idle connections, signs of life.
+ * server.c - one lock server as a client sees it: its control connection, its pool of idle
+ * connections, signs of life.
  *
- * Owns the connections (conn.c runs them) and the tokens that a dead connection has left to be released. Says once when
- * the server goes and once when it comes back.
+ * Owns the connections (conn.c runs them) and the tokens that a dead connection has left to be
+ * released. Says once when the server goes and once when it comes back.
  */
 #include "engine.h"
 
@@ -14,7 +15,8 @@
 
 static void server_due(struct dfl_timer *timer, struct dfl_now now);
 
-enum dfl_status dfl_server_new(struct dfl_client *c, const struct dfl_server_address *address, struct dfl_server **out)
+enum dfl_status dfl_server_new(struct dfl_client *c, const struct dfl_server_address *address,
+                               struct dfl_server **out)
 {
     struct dfl_server *server = calloc(1, sizeof *server);
 
@@ -43,7 +45,8 @@ void dfl_server_free(struct dfl_server *server)
 {
     struct dfl_client *c = server->client;
 
-    DFL_EACH(l, &server->orphans) {
+    DFL_EACH(l, &server->orphans)
+    {
         dfl_link_remove(l);
         dfl_request_free(DFL_CONTAINER(l, struct dfl_request, link));
     }
@@ -67,7 +70,8 @@ static bool too_old(const struct dfl_conn *conn)
            c->now.ms - conn->last_answer_ms > c->settings.server_read_timeout_ms / 2;
 }
 
-enum dfl_status dfl_server_control(struct dfl_server *server, struct dfl_conn **conn, struct dfl_error *err)
+enum dfl_status dfl_server_control(struct dfl_server *server, struct dfl_conn **conn,
+                                   struct dfl_error *err)
 {
     enum dfl_status st;
 
@@ -89,7 +93,8 @@ static void pool_take(struct dfl_conn *conn)
     conn->taken = true;
 }
 
-enum dfl_status dfl_server_waiting(struct dfl_server *server, struct dfl_conn **conn, struct dfl_error *err)
+enum dfl_status dfl_server_waiting(struct dfl_server *server, struct dfl_conn **conn,
+                                   struct dfl_error *err)
 {
     while (!dfl_list_empty(&server->pool)) {
         struct dfl_conn *idle = DFL_CONTAINER(server->pool.prev, struct dfl_conn, pooled);
@@ -107,7 +112,8 @@ enum dfl_status dfl_server_waiting(struct dfl_server *server, struct dfl_conn **
 
 bool dfl_server_close_idle(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers) {
+    DFL_EACH(l, &c->servers)
+    {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         if (!dfl_list_empty(&server->pool)) {
@@ -156,7 +162,8 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why)
     dfl_client_log(c, DFL_LOG_WARNING, "lock server %s: %s", server->address.text, why->text);
 }
 
-void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key, const char *token)
+void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key,
+                       const char *token)
 {
     struct dfl_request *r;
 
@@ -169,7 +176,8 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
 
 /* ------------------------------------------------------------- signs of life */
 
-struct dfl_request *dfl_server_harmless(struct dfl_server *server, dfl_request_done *done, void *owner)
+struct dfl_request *dfl_server_harmless(struct dfl_server *server, dfl_request_done *done,
+                                        void *owner)
 {
     static const char nobodys_token[DFL_TOKEN_LEN + 1] = "00000000000000000000000000000000";
 
@@ -191,8 +199,10 @@ static void tell_no_life(struct dfl_server *server, const struct dfl_error *why)
 
 static bool ask_over_control(struct dfl_server *server, struct dfl_error *err);
 
-/* The answer itself is noted by dfl_server_alive; here only its absence counts. One broken connection is replaced. */
-static void life_done(struct dfl_request *r, const struct dfl_answer_line *a, const struct dfl_error *error)
+/* The answer itself is noted by dfl_server_alive; here only its absence counts. One broken
+ * connection is replaced. */
+static void life_done(struct dfl_request *r, const struct dfl_answer_line *a,
+                      const struct dfl_error *error)
 {
     struct dfl_server *server = r->owner;
     struct dfl_error why;
@@ -204,7 +214,8 @@ static void life_done(struct dfl_request *r, const struct dfl_answer_line *a, co
         if (ask_over_control(server, &why))
             return;
     } else {
-        dfl_fail(&why, DFL_BROKEN, "no sign of life from %s: %s", server->address.text, error->text);
+        dfl_fail(&why, DFL_BROKEN, "no sign of life from %s: %s", server->address.text,
+                 error->text);
     }
     tell_no_life(server, &why);
 }
@@ -249,7 +260,8 @@ void dfl_server_alive(struct dfl_server *server, const struct dfl_request *r)
         server->asked_ms = 0;
     if (dfl_list_empty(&server->watchers))
         return;
-    DFL_EACH(l, &server->watchers) {
+    DFL_EACH(l, &server->watchers)
+    {
         struct dfl_call *call = DFL_CONTAINER(l, struct dfl_call, by_server);
 
         if (call->alive)
@@ -271,12 +283,14 @@ void dfl_server_watch(struct dfl_server *server, struct dfl_call *call)
 void dfl_server_schedule(struct dfl_server *server)
 {
     struct dfl_client *c = server->client;
-    int64_t newest = server->proof_ms > server->watched_since_ms ? server->proof_ms : server->watched_since_ms;
+    int64_t newest =
+        server->proof_ms > server->watched_since_ms ? server->proof_ms : server->watched_since_ms;
 
     if (dfl_list_empty(&server->watchers))
         dfl_timer_clear(&c->timers, &server->timer);
     else if (server->asked_ms)
-        dfl_timer_set(&c->timers, &server->timer, server->asked_ms + c->settings.connect_timeout_ms);
+        dfl_timer_set(&c->timers, &server->timer,
+                      server->asked_ms + c->settings.connect_timeout_ms);
     else
         dfl_timer_set(&c->timers, &server->timer, newest + c->keepalive_ms);
 }
@@ -290,7 +304,8 @@ static void server_due(struct dfl_timer *timer, struct dfl_now now)
         dfl_conn_read(server->control); /* it may be there already */
     if (dfl_list_empty(&server->watchers))
         return;
-    if (server->asked_ms && now.ms >= server->asked_ms + server->client->settings.connect_timeout_ms) {
+    if (server->asked_ms &&
+        now.ms >= server->asked_ms + server->client->settings.connect_timeout_ms) {
         dfl_fail(&why, DFL_BROKEN, "no sign of life from %s for %.1f s", server->address.text,
                  (double)(now.ms - server->asked_ms) / 1000);
         tell_no_life(server, &why);

@@ -10,8 +10,8 @@
 #include "dflockd.h"
 
 struct dfl_timer {
-    int64_t at_ms;                                          /* monotonic */
-    size_t index;                                           /* place in the heap + 1; 0 = not set */
+    int64_t at_ms; /* monotonic */
+    size_t index;  /* place in the heap + 1; 0 = not set */
     void (*fire)(struct dfl_timer *timer, struct dfl_now now); /* already removed when called */
 };
 
@@ -24,8 +24,8 @@ void dfl_timers_init(struct dfl_timers *ts);
 void dfl_timers_free(struct dfl_timers *ts); /* the timers themselves are the callers' */
 
 /*
- * Makes room for n timers in all, so that setting one of them cannot fail. Whoever creates a thing with timers
- * reserves for it first. DFL_OK or DFL_NOMEM.
+ * Makes room for n timers in all, so that setting one of them cannot fail. Whoever creates a thing
+ * with timers reserves for it first. DFL_OK or DFL_NOMEM.
  */
 enum dfl_status dfl_timers_reserve(struct dfl_timers *ts, size_t n);
 
