@@ -30,6 +30,7 @@
 
 static atomic_bool running;
 static _Atomic int64_t sleeps_until;
+static _Atomic int64_t woken_for = INT64_MAX; /* the moment that the last wake-up was about */
 static int wake[2] = {-1, -1};
 static struct dfl_wait *wait_set; /* the thread's own: one descriptor per session left behind */
 static struct dfl_wait_round own_round, session_round;
@@ -84,11 +85,13 @@ void sq_renewer_expect(struct sq_session *s)
 {
     if (!atomic_load(&running))
         return;
-    int64_t until = atomic_load(&sleeps_until);
+    int64_t due = due_ms(s), until = atomic_load(&sleeps_until);
     /* One wake-up is enough, whoever else comes before the thread has looked. */
-    if (until != AWAKE && due_ms(s) < until &&
-        atomic_compare_exchange_strong(&sleeps_until, &until, AWAKE))
-        wake_up();
+    if (until == AWAKE || due >= until ||
+        !atomic_compare_exchange_strong(&sleeps_until, &until, AWAKE))
+        return;
+    atomic_store(&woken_for, due);
+    wake_up();
 }
 
 static int64_t earliest(void)
@@ -203,6 +206,18 @@ static void sleep_until(int64_t until_ms)
     dfl_wait_dispatch(wait_set, &own_round, mark_ready, NULL);
 }
 
+/*
+ * When to look again. Who woke us may have released its lock meanwhile, and will wake us for the
+ * next one just the same: so we sleep until the moment that it was about and no longer, which costs
+ * one look for nothing instead of a wake-up per lock.
+ */
+static int64_t next_look(void)
+{
+    int64_t first = earliest(), asked = atomic_exchange(&woken_for, INT64_MAX);
+
+    return asked < first && asked > dfl_clock().ms ? asked : first;
+}
+
 static void *renew(void *unused)
 {
     (void)unused;
@@ -212,7 +227,7 @@ static void *renew(void *unused)
         if (!sq_process_enter())
             return NULL;
         serve_all();
-        int64_t until = earliest();
+        int64_t until = next_look();
         atomic_store(&sleeps_until, until);
         /* Who published between the look and the store did not wake us. */
         int64_t again = earliest();
