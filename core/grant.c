@@ -84,6 +84,7 @@ void dfl_fail_with_word(struct dfl_call *call, const struct dfl_answer_line *a)
 void dfl_too_slow(struct dfl_call *call)
 {
     dfl_call_no_answer(call);
+    dfl_server_failed(call->server, &call->error);
     dfl_end_without(call, call->error.status);
 }
 

@@ -136,7 +136,7 @@ static void send_orphans(struct dfl_server *server, struct dfl_conn *conn)
     }
 }
 
-void dfl_server_connected(struct dfl_server *server, struct dfl_conn *conn)
+static void note_up(struct dfl_server *server)
 {
     struct dfl_client *c = server->client;
 
@@ -145,6 +145,11 @@ void dfl_server_connected(struct dfl_server *server, struct dfl_conn *conn)
     if (server->down || server->up_since_ms == 0)
         server->up_since_ms = c->now.ms;
     server->down = false;
+}
+
+void dfl_server_connected(struct dfl_server *server, struct dfl_conn *conn)
+{
+    note_up(server);
     send_orphans(server, conn);
     while (server->pool_count > POOL_MAX)
         dfl_conn_close(DFL_CONTAINER(server->pool.next, struct dfl_conn, pooled));
@@ -255,6 +260,8 @@ void dfl_server_alive(struct dfl_server *server, const struct dfl_request *r)
 
     if (r->sent_ms > server->proof_ms)
         server->proof_ms = r->sent_ms;
+    if (server->down)
+        note_up(server);
     server->round_trip_us = c->now.us - r->sent_us;
     if (server->asked_ms && r->sent_ms >= server->asked_ms)
         server->asked_ms = 0;
