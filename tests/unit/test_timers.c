@@ -125,6 +125,8 @@ static void check_places(const struct dfl_timers *ts, const struct dfl_timer tim
         assert_ptr_equal(ts->heap[timers[i].index - 1], &timers[i]);
     }
     assert_int_equal(ts->count, count);
+    for (size_t i = 1; i < count; i++)
+        assert_true(ts->heap[(i - 1) / 2]->at_ms <= ts->heap[i]->at_ms);
 }
 
 static void it_agrees_with_a_plain_list(void **state)

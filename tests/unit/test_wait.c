@@ -636,6 +636,44 @@ static void wakings_can_be_repeated(void **state)
     }
 }
 
+/* One that leaves must not take the wake-up away from one that has yet to see it. */
+static void a_wake_up_is_for_all_who_had_prepared(void **state)
+{
+    struct fixture *f = *state;
+    struct dfl_wait_round late = {NULL};
+    int64_t before = dfl_clock().ms;
+    int p[2];
+
+    open_pair(p);
+    send_byte(p[1]);
+    assert_int_equal(dfl_wait_prepare(f->w, &f->round), DFL_OK);
+    assert_int_equal(dfl_wait_prepare(f->w, &late), DFL_OK);
+    watch(f, p[0], DFL_READABLE, &tag_a);
+    dfl_wait_block(&f->round, PATIENCE_MS, -1);
+    dispatch(f);
+    dfl_wait_block(&late, PATIENCE_MS, -1);
+    dfl_wait_dispatch(f->w, &late, on_ready, f);
+    assert_true(dfl_clock().ms - before < PATIENCE_MS / 2);
+    dfl_wait_round_free(&late);
+    watch(f, p[0], 0, NULL);
+    close_pair(p);
+}
+
+static void a_wake_up_alone_is_nothing_ready(void **state)
+{
+    struct fixture *f = *state;
+    int p[2];
+
+    open_pair(p);
+    assert_int_equal(dfl_wait_prepare(f->w, &f->round), DFL_OK);
+    watch(f, p[0], DFL_READABLE, &tag_a);
+    assert_int_equal(dfl_wait_block(&f->round, 0, -1), 0);
+    dispatch(f);
+    assert_int_equal(f->count, 0);
+    watch(f, p[0], 0, NULL);
+    close_pair(p);
+}
+
 static void *wait_once(void *arg)
 {
     struct waiter *w = arg;
@@ -824,6 +862,8 @@ int main(void)
         BOTH(long_timeouts_are_clamped),
         BOTH(watching_wakes_every_thread_that_blocks),
         BOTH(wakings_can_be_repeated),
+        BOTH(a_wake_up_is_for_all_who_had_prepared),
+        BOTH(a_wake_up_alone_is_nothing_ready),
         BOTH(a_signal_ends_a_wait_with_nothing_ready),
         BOTH(a_round_can_be_prepared_again_without_dispatch),
         BOTH(a_round_may_serve_another_kind),
