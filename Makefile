@@ -24,7 +24,7 @@ PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno
 	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
 	$(if $(STRICT),-Werror)
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
-SHLIB_LINK := -lssl -lcrypto -lz -lcares -lpthread
+SHLIB_LINK := -lssl -lcrypto -lz -lcares -lpthread -Wl,--version-script=pgxs.exports
 # LLVM bitcode would need clang and buys nothing in functions that wait for a network.
 override with_llvm := no
 
@@ -41,8 +41,12 @@ include $(PGXS)
 
 # Warnings that the compiler of a packaged PostgreSQL knew and ours may not.
 override CFLAGS := $(filter-out -Wmissing-variable-declarations -Wdeclaration-after-statement,$(CFLAGS))
-# PostgreSQL loads modules RTLD_GLOBAL, and before 16 exports every symbol of theirs: hide the engine.
+# PostgreSQL loads modules RTLD_GLOBAL, and before 16 exports every symbol of theirs. Names inside the
+# engine are bound at once; of the rest only what PostgreSQL looks up by name can be seen.
 core/%.o: override CFLAGS += -fvisibility=hidden
+$(shlib): pgxs.exports
+pgxs.exports: $(firstword $(MAKEFILE_LIST))
+	@echo '{ global: Pg_magic_func; _PG_init; dflock_*; pg_finfo_*; dfl_worker_main; local: *; };' > $@
 
 # Absolute, or VPATH would find the folders of the sources and take them for these.
 OBJ_DIRS := $(addprefix $(CURDIR)/,$(sort $(dir $(OBJS))))
