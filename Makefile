@@ -143,10 +143,9 @@ $(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 
 # Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
-# jansson is dynamic: Debian's libjansson.a is not position independent (libjson-c.a and libyajl_s.a are).
 SQLITE_OPENSSL ?= static
-SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljansson,\
-	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -ljansson -ldl)
+SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljson-c,\
+	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjson-c.a -ldl)
 
 $(SQLITE): $(SQLITE_OBJS) $(CORE)
 	$(call say,LINK,$@)

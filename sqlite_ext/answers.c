@@ -7,7 +7,8 @@
  */
 #include "answers.h"
 
-#include <jansson.h>
+#include <json-c/json.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,29 +112,59 @@ void sq_answers_free(struct sq_answers *answers)
 
 /* -------------------------------------------------------------------- JSON */
 
-/* A server's own answer keeps its own spelling (a number stays 25.4), so it is checked to be JSON
- * and then used as it is. */
-static char *json_value(const struct sq_answer *answer)
+/* json_object as text; gives up its share of it. */
+static char *to_text(struct json_object *object)
 {
-    char reason[JSON_ERROR_TEXT_LENGTH + 32];
-    const char *error = answer->error;
-    char *out = NULL;
+    const char *text =
+        object ? json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN) : NULL;
+    char *out = text ? copy(text, strlen(text)) : NULL;
 
-    if (answer->status == DFL_OK) {
-        json_error_t at;
-        json_t *body = json_loadb(answer->body, answer->body_len, 0, &at);
-        if (body) {
-            json_decref(body);
-            return copy(answer->body, answer->body_len);
-        }
-        snprintf(reason, sizeof reason, "stats is no JSON: %s", at.text);
-        error = reason;
-    }
-    json_t *failure = json_pack("{s:s}", "error", error);
-    if (failure)
-        out = json_dumps(failure, JSON_COMPACT);
-    json_decref(failure);
+    json_object_put(object);
     return out;
+}
+
+static char *failure(const char *reason)
+{
+    struct json_object *object = json_object_new_object();
+
+    if (object)
+        json_object_object_add(object, "error", json_object_new_string(reason));
+    return to_text(object);
+}
+
+struct json_object *sq_answer_json(const struct sq_answer *answer, const char **reason)
+{
+    struct json_object *body = NULL;
+    struct json_tokener *parser;
+
+    *reason = answer->error;
+    if (answer->status != DFL_OK)
+        return NULL;
+    *reason = "the answer to stats is no JSON object";
+    if (answer->body_len > INT_MAX || !(parser = json_tokener_new()))
+        return NULL;
+    body = json_tokener_parse_ex(parser, answer->body, (int)answer->body_len);
+    if (json_tokener_get_error(parser) != json_tokener_success ||
+        json_tokener_get_parse_end(parser) != answer->body_len ||
+        !json_object_is_type(body, json_type_object)) {
+        json_object_put(body);
+        body = NULL;
+    }
+    json_tokener_free(parser);
+    return body;
+}
+
+/* A server's own answer keeps its own spelling, so it is checked to be JSON and then used as it is.
+ */
+static char *stats_value(const struct sq_answer *answer)
+{
+    const char *reason;
+    struct json_object *body = sq_answer_json(answer, &reason);
+
+    if (!body)
+        return failure(reason);
+    json_object_put(body);
+    return copy(answer->body, answer->body_len);
 }
 
 static char *ping_value(const struct sq_answer *answer)
@@ -141,18 +172,9 @@ static char *ping_value(const struct sq_answer *answer)
     char text[64];
 
     if (answer->status != DFL_OK)
-        return json_value(answer);
+        return failure(answer->error);
     snprintf(text, sizeof text, "{\"round_trip_ms\":%.3f}", (double)answer->round_trip_us / 1000.0);
     return copy(text, strlen(text));
-}
-
-static char *quoted(const char *text)
-{
-    json_t *string = json_string(text);
-    char *out = string ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
-
-    json_decref(string);
-    return out;
 }
 
 static char *json_object_of(const struct sq_answers *answers,
@@ -166,7 +188,8 @@ static char *json_object_of(const struct sq_answers *answers,
     if (!stream)
         return NULL;
     for (size_t i = 0; i < answers->count; i++) {
-        char *name = quoted(answers->list[i].address), *value = value_of(&answers->list[i]);
+        char *name = to_text(json_object_new_string(answers->list[i].address)),
+             *value = value_of(&answers->list[i]);
         failed = failed || !name || !value;
         if (!failed)
             fprintf(stream, "%s%s:%s", i ? "," : "{", name, value);
@@ -184,7 +207,7 @@ static char *json_object_of(const struct sq_answers *answers,
 
 char *sq_stats_json(const struct sq_answers *answers)
 {
-    return json_object_of(answers, json_value);
+    return json_object_of(answers, stats_value);
 }
 
 char *sq_ping_json(const struct sq_answers *answers)

@@ -29,6 +29,9 @@ enum dfl_status sq_ask_ping(struct sq_session *s, struct sq_answers *answers,
                             struct dfl_error *err);
 void sq_answers_free(struct sq_answers *answers);
 
+/* The parsed answer to stats, the caller's to put; NULL with the reason when there is none. */
+struct json_object *sq_answer_json(const struct sq_answer *answer, const char **reason);
+
 /* As one JSON object keyed by address, malloc'd; NULL: no memory. A failed server's value is
  * {"error": ...}. */
 char *sq_stats_json(const struct sq_answers *answers);

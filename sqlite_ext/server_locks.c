@@ -5,7 +5,7 @@
  * Reads the JSON of `stats` with a library, takes what it knows and ignores the rest. A dead server
  * is a row with its address and the reason.
  */
-#include <jansson.h>
+#include <json-c/json.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,7 +21,7 @@ enum { SERVER, KEY, KIND, SLOTS, HOLDERS, WAITERS, EXPIRES, HELD_BY, ERROR };
 
 /* A JSON object used as a set of "server kind key"; none of the three has a space in it. */
 struct own {
-    json_t *set;
+    struct json_object *set;
     bool failed;
 };
 
@@ -52,7 +52,7 @@ static bool add_hold(void *arg, struct dfl_hold *hold)
     if (info.state != DFL_HELD)
         return true;
     own_name(name, info.server, info.kind == DFL_SEMAPHORE, info.key, info.key_len);
-    if (json_object_set_new_nocheck(own->set, name, json_true()) != 0)
+    if (json_object_object_add(own->set, name, NULL) != 0)
         own->failed = true;
     return true;
 }
@@ -68,7 +68,7 @@ static bool add_session(struct sq_session *s, void *arg)
 
 static struct own take_own(struct sq_session *s)
 {
-    struct own own = {.set = json_object()};
+    struct own own = {.set = json_object_new_object()};
 
     own.failed = !own.set;
     if (!own.failed) {
@@ -87,78 +87,82 @@ struct page {
     struct sq_snapshot *rows;
 };
 
-static void show_integer(struct page *p, size_t column, const json_t *number)
+static void show_integer(struct page *p, size_t column, struct json_object *entry, const char *name)
 {
-    if (json_is_integer(number))
-        sq_snapshot_integer(p->rows, column, json_integer_value(number));
+    struct json_object *number = json_object_object_get(entry, name);
+
+    if (json_object_is_type(number, json_type_int))
+        sq_snapshot_integer(p->rows, column, json_object_get_int64(number));
 }
 
 /* The columns that locks and semaphores share. False: not a row of the kind we know. */
-static bool begin_row(struct page *p, const json_t *entry, bool semaphore)
+static bool begin_row(struct page *p, struct json_object *entry, bool semaphore)
 {
-    const json_t *key = json_object_get(entry, "key");
+    struct json_object *key = json_object_object_get(entry, "key");
     char name[NAME_MAX_LEN];
 
-    if (!json_is_string(key))
+    if (!json_object_is_type(key, json_type_string))
         return false;
+    const char *text = json_object_get_string(key);
+    size_t len = (size_t)json_object_get_string_len(key);
     sq_snapshot_row(p->rows);
     sq_snapshot_string(p->rows, SERVER, p->server);
-    sq_show_key(p->session, json_string_value(key), json_string_length(key), p->rows, KEY);
+    sq_show_key(p->session, text, len, p->rows, KEY);
     sq_snapshot_string(p->rows, KIND, semaphore ? "semaphore" : "lock");
-    show_integer(p, WAITERS, json_object_get(entry, "waiters"));
-    own_name(name, p->server, semaphore, json_string_value(key), json_string_length(key));
-    if (json_object_get(p->own->set, name))
+    show_integer(p, WAITERS, entry, "waiters");
+    own_name(name, p->server, semaphore, text, len);
+    if (json_object_object_get_ex(p->own->set, name, NULL))
         sq_snapshot_integer(p->rows, HELD_BY, getpid());
     return true;
 }
 
-static void show_lock(struct page *p, const json_t *entry)
+static void show_lock(struct page *p, struct json_object *entry)
 {
-    const json_t *expires = json_object_get(entry, "lease_expires_in_s");
-    bool held = json_integer_value(json_object_get(entry, "owner_conn_id")) != 0;
+    struct json_object *expires = json_object_object_get(entry, "lease_expires_in_s");
+    bool held = json_object_get_int64(json_object_object_get(entry, "owner_conn_id")) != 0;
 
     if (!begin_row(p, entry, false))
         return;
     sq_snapshot_integer(p->rows, SLOTS, 1);
     sq_snapshot_integer(p->rows, HOLDERS, held);
-    if (held && json_is_number(expires))
-        sq_snapshot_real(p->rows, EXPIRES, json_number_value(expires));
+    if (held && expires)
+        sq_snapshot_real(p->rows, EXPIRES, json_object_get_double(expires));
 }
 
-static void show_semaphore(struct page *p, const json_t *entry)
+static void show_semaphore(struct page *p, struct json_object *entry)
 {
     if (!begin_row(p, entry, true))
         return;
-    show_integer(p, SLOTS, json_object_get(entry, "limit"));
-    show_integer(p, HOLDERS, json_object_get(entry, "holders"));
+    show_integer(p, SLOTS, entry, "limit");
+    show_integer(p, HOLDERS, entry, "holders");
 }
 
-static void show_error(struct page *p, const char *error)
+static void show_list(struct page *p, struct json_object *body, const char *name,
+                      void (*show)(struct page *p, struct json_object *entry))
 {
-    sq_snapshot_row(p->rows);
-    sq_snapshot_string(p->rows, SERVER, p->server);
-    sq_snapshot_string(p->rows, ERROR, error);
+    struct json_object *list = json_object_object_get(body, name);
+
+    if (!json_object_is_type(list, json_type_array))
+        return;
+    for (size_t i = 0; i < json_object_array_length(list); i++)
+        if (json_object_is_type(json_object_array_get_idx(list, i), json_type_object))
+            show(p, json_object_array_get_idx(list, i));
 }
 
 static void show_server(struct page *p, const struct sq_answer *answer)
 {
-    json_error_t at;
-    json_t *body, *entry;
-    size_t i;
+    const char *reason;
+    struct json_object *body = sq_answer_json(answer, &reason);
 
-    if (answer->status != DFL_OK) {
-        show_error(p, answer->error);
+    if (!body) {
+        sq_snapshot_row(p->rows);
+        sq_snapshot_string(p->rows, SERVER, p->server);
+        sq_snapshot_string(p->rows, ERROR, reason);
         return;
     }
-    body = json_loadb(answer->body, answer->body_len, 0, &at);
-    if (!json_is_object(body)) {
-        show_error(p, "the answer to stats is no JSON object");
-        json_decref(body);
-        return;
-    }
-    json_array_foreach(json_object_get(body, "locks"), i, entry) show_lock(p, entry);
-    json_array_foreach(json_object_get(body, "semaphores"), i, entry) show_semaphore(p, entry);
-    json_decref(body);
+    show_list(p, body, "locks", show_lock);
+    show_list(p, body, "semaphores", show_semaphore);
+    json_object_put(body);
 }
 
 enum dfl_status sq_take_server_locks(struct sq_session *s, struct sq_snapshot *rows,
@@ -176,7 +180,7 @@ enum dfl_status sq_take_server_locks(struct sq_session *s, struct sq_snapshot *r
     }
     if (own.failed)
         status = dfl_fail(err, DFL_NOMEM, "out of memory");
-    json_decref(own.set);
+    json_object_put(own.set);
     sq_answers_free(&answers);
     return status;
 }
