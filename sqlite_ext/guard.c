@@ -23,7 +23,7 @@ static int guard_connect(sqlite3 *db, void *session, int argc, const char *const
                          sqlite3_vtab **out, char **error)
 {
     (void)argc, (void)argv, (void)error;
-    int rc = sqlite3_declare_vtab(db, "CREATE TABLE x(nothing)");
+    int rc = sqlite3_declare_vtab(db, "CREATE TABLE x(unused)");
     if (rc != SQLITE_OK)
         return rc;
     struct guard *guard = sqlite3_malloc(sizeof *guard);
