@@ -29,6 +29,7 @@
 #define ACCEPTS 64          /* new connections per round */
 #define ACCEPT_PAUSE_MS 100 /* when there are no descriptors even to refuse with */
 #define LINGER_MS 1000      /* a closed client may take so long to read the last answer */
+#define LINGER_BYTES 262144 /* and may still send so much */
 #define READY_MAX 4096      /* peers handled per round */
 
 struct conn {
@@ -40,6 +41,7 @@ struct conn {
     struct dfl_timer timer;
     int64_t progress_ms;  /* the last time that something was sent, or had to be */
     int64_t linger_ms;    /* closed for us, until then for the client; 0 = no */
+    size_t linger_bytes;  /* thrown away since */
     bool shaking;         /* TLS handshake; owes_since_ms counts */
     bool wants_write;     /* TLS, to be able to read */
     bool eof;
@@ -331,7 +333,9 @@ static void linger_conn(struct loop *l, struct conn *c, struct dfl_now now)
 {
     ssize_t n = recv(c->fd, l->chunk, sizeof l->chunk, MSG_DONTWAIT);
 
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+    if (n > 0)
+        c->linger_bytes += (size_t)n;
+    if (n == 0 || c->linger_bytes > LINGER_BYTES || (n < 0 && errno != EAGAIN && errno != EINTR))
         end_conn(l, c, now);
 }
 

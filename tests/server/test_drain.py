@@ -1,0 +1,83 @@
+"""SIGTERM: who is still served, and when the process ends."""
+
+import signal
+import time
+
+from lib.eventually import eventually
+
+
+def drain(server, number=signal.SIGTERM):
+    server.process.signal(number)
+    eventually(lambda: "draining" in server.log())
+
+
+def test_nothing_held_ends_at_once(server):
+    with server.connect() as w:
+        assert w.ask("ping") == "ok"
+        began = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - began < 5
+        w.expect_closed()
+
+
+def test_holders_go_on_everybody_else_is_refused(make_server):
+    server = make_server("--shutdown-timeout", 60)
+    holder, waiter, queued = server.connect(), server.connect(), server.connect()
+    token = holder.lock("k", lease=60).token
+    slot = holder.slot("s", 2, lease=60).token
+    waiter.send("l", "k", "3600")
+    assert queued.ask("e", "k") == "queued"
+    server.await_waiters("k", 2)
+    drain(server)
+    assert waiter.receive() == "error_draining"
+    assert waiter.ask("ping") == "ok"
+    for command, key, argument in [("l", "x", "0"), ("sl", "x", "0 2"), ("e", "x", ""), ("se", "x", "2"), ("w", "x", "1")]:
+        assert waiter.ask(command, key, argument) == "error_draining"
+    assert queued.ask("w", "k", "5") == "error_draining"
+    with server.connect() as late:  # the port stays ours
+        assert late.ask("l", "x", "0") == "error_draining"
+        assert late.renew("k", token, 50) == "ok 50"
+    assert holder.renew("k", token, 60) == "ok 60"
+    assert holder.renew("s", slot, 60, command="sn") == "ok 60"
+    assert holder.release("k", token) == "ok"
+    assert server.running()
+    assert holder.release("s", slot, command="sr") == "ok"
+    assert server.process.wait() == 0
+    assert "clean=true" in server.log()
+
+
+def test_the_close_of_the_last_holder_ends_it(server):
+    holder = server.connect()
+    holder.lock("k", lease=60)
+    drain(server, signal.SIGINT)
+    holder.close()
+    assert server.process.wait() == 0
+
+
+def test_the_end_of_a_lease_ends_it(server):
+    holder = server.connect()
+    holder.lock("k", lease=1)
+    drain(server)
+    assert server.process.wait() == 0
+
+
+def test_patience_ends(make_server):
+    server = make_server("--shutdown-timeout", 0.5)
+    holder = server.connect()
+    token = holder.lock("k", lease=60).token
+    began = time.monotonic()
+    drain(server)
+    assert holder.renew("k", token, 60) == "ok 60"
+    assert server.process.wait() == 0
+    assert time.monotonic() - began >= 0.45
+    assert "clean=false" in server.log()
+    holder.expect_closed()
+
+
+def test_a_second_signal_ends_at_once(make_server):
+    server = make_server("--shutdown-timeout", 0)
+    holder = server.connect()
+    holder.lock("k", lease=600)
+    drain(server)
+    server.process.signal(signal.SIGTERM)
+    assert server.process.wait(5) == 0
