@@ -367,9 +367,9 @@ static const struct row rows[] = {
     {"server_read_timeout", &kind_seconds, AT(server_read_timeout_ms), 1, 86400, "23", NULL},
     {"fences", &kind_choice, AT(fences), 0, 0, "auto", fences_words},
     {"release_wait", &kind_switch, AT(release_wait), 0, 0, "on", NULL},
-    {"max_locks", &kind_integer, AT(max_locks), 1, 10000000, "10000", NULL},
+    {"max_locks", &kind_integer, AT(max_locks), 1, 1000000, "10000", NULL},
     {"max_session_locks", &kind_integer, AT(max_session_locks), 0, INT32_MAX, "0", NULL},
-    {"max_connections", &kind_integer, AT(max_connections), 1, 1000000, "512", NULL},
+    {"max_connections", &kind_integer, AT(max_connections), 4, 100000, "512", NULL},
     {"key_prefix", &kind_prefix, AT(key_prefix), 0, 0, "", NULL},
 };
 
