@@ -61,6 +61,12 @@ size_t dfl_sockets_interest(struct dfl_sockets *set, struct dfl_interest *out);
 void dfl_sockets_close(struct dfl_sockets *set);   /* all of them, now */
 void dfl_sockets_abandon(struct dfl_sockets *set); /* close(2) and nothing else: async-signal-safe */
 
+/*
+ * True for a TCP socket that is connected to itself. While nobody listens on a local port of the ephemeral range,
+ * the kernel may choose that very port for our end of a connection to it.
+ */
+bool dfl_socket_is_own_peer(int fd);
+
 /* The calls that c-ares makes on its sockets, on a struct dfl_sockets as user data. Never raises SIGPIPE. */
 struct ares_socket_functions;
 extern const struct ares_socket_functions dfl_dns_socket_functions;

@@ -211,9 +211,10 @@ static enum dfl_status why_not(int result, struct dfl_error *err)
         {ARES_ENODATA, "host has no address"},
         {ARES_EBADNAME, "not a valid host name"},
         {ARES_ETIMEOUT, "no name server answered in time"},
-        {ARES_ECONNREFUSED, "no name server could be reached"},
-        {ARES_ESERVFAIL, "the name server failed"},
-        {ARES_EREFUSED, "the name server refused to answer"},
+        /* c-ares tells servers that are not there, fail or refuse apart in some versions only. */
+        {ARES_ECONNREFUSED, "no name server gave an answer"},
+        {ARES_ESERVFAIL, "no name server gave an answer"},
+        {ARES_EREFUSED, "no name server gave an answer"},
         {ARES_EFILE, "cannot read the resolver's configuration"},
     };
 

@@ -340,11 +340,7 @@ static int begin_attempt(struct tcp *t, struct dfl_now now, int64_t deadline_ms)
     return errno == EINTR ? EINPROGRESS : errno;
 }
 
-/*
- * While nobody listens on a local port of the ephemeral range, the kernel may choose that very port for our
- * end, and the socket then connects to itself. Nobody is there.
- */
-static bool is_own_peer(int fd)
+bool dfl_socket_is_own_peer(int fd)
 {
     struct dfl_socket_address here, there;
 
@@ -392,8 +388,8 @@ static enum dfl_io try_addresses(struct tcp *t, struct dfl_now now, int64_t dead
     while (t->next < t->count) {
         int error = t->fd < 0 ? begin_attempt(t, now, deadline_ms) : check_attempt(t, now);
 
-        if (error == 0 && is_own_peer(t->fd))
-            error = ECONNREFUSED;
+        if (error == 0 && dfl_socket_is_own_peer(t->fd))
+            error = ECONNREFUSED; /* nobody else is there */
         if (error == 0) {
             t->state = TCP_OPEN;
             t->step = "connected";
