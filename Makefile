@@ -180,7 +180,7 @@ $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) 
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
 
-$(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(CORE)
+$(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -lm -ldl

@@ -180,7 +180,7 @@ def test_a_client_that_never_reads(make_server):
             peak = max(peak, resident(server.pid))
             assert keys.ask("ping") == "ok"
         assert closed, "still open after 15 s without reading"
-        assert peak - before < 8 << 20
+        assert peak - before < 32 << 20  # unbounded, the first 500 answers alone would be 250 MB
 
 
 def test_pipelines(server):
