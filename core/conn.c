@@ -48,7 +48,7 @@ void dfl_conn_count_active(struct dfl_conn *conn)
 {
     bool active =
         conn->state != DFL_CONN_DEAD &&
-        (dfl_conn_setting_up(conn) || !dfl_conn_quiet(conn) || conn->out_end > conn->out_start);
+        (dfl_conn_setting_up(conn) || conn->heeded > 0 || conn->out_end > conn->out_start);
 
     if (active && !conn->active)
         conn->client->active_conns++;
@@ -282,6 +282,8 @@ void dfl_conn_close(struct dfl_conn *conn)
 void dfl_conn_send(struct dfl_conn *conn, struct dfl_request *r)
 {
     r->conn = conn;
+    r->heeded = r->cmd != DFL_CMD_RELEASE && r->cmd != DFL_CMD_SEM_RELEASE;
+    conn->heeded += r->heeded;
     dfl_list_append(dfl_request_renews(r) ? &conn->renewals : &conn->urgent, &r->link);
     dfl_conn_count_active(conn);
     dfl_conn_mark_dirty(conn);

@@ -43,6 +43,7 @@ struct dfl_request {
     uint64_t
         fence_floor; /* no fence of this server up to this one had been read when it was sent */
     bool sent;
+    bool heeded;     /* its answer is worth a wake-up: it may grant, or end something */
     bool conn_owned; /* its connection owned something when it was sent */
     dfl_request_done *done;
     void *owner; /* the call, hold or server it is for; NULL: tombstone */
@@ -98,6 +99,7 @@ struct dfl_conn {
     bool hello_refused;    /* answered `ping` with an error, and nothing else so far */
     bool taken; /* waiting: a call, hold or place uses it; else it goes to the pool when quiet */
     bool single_use; /* not for the pool */
+    size_t heeded;        /* unanswered requests other than releases, whose answers can wait */
     bool active;     /* counted in client->active_conns */
     int64_t setup_deadline_ms;
     int64_t s_conn_ms; /* sending of the newest answered request */

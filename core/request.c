@@ -125,6 +125,8 @@ void dfl_request_free(struct dfl_request *r)
 
     dfl_link_remove(&r->link);
     dfl_link_remove(&r->debt);
+    if (r->heeded)
+        r->conn->heeded--;
     if (owed)
         debt_paid(key);
     if (key)
