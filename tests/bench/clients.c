@@ -6,6 +6,8 @@
  *                                                   the same by SQL, with N other holds in the process
  *   clients idle EXTENSION PORT HOLDS SECONDS       CPU that the renewal of HOLDS leases costs
  *   clients load PORT CLIENTS SECONDS lock|echo     pairs per second of CLIENTS sockets in one thread
+ *   clients hold PORT KEYS                          takes KEYS locks, prints how many it got, and keeps them until
+ *                                                   its input ends
  *
  * Each prints one number: microseconds per pair (median of slices), per cent of a core, or pairs per second.
  */
@@ -312,8 +314,58 @@ static int run_load(char **argv)
     return 0;
 }
 
+/* -------------------------------------------------------------------- hold */
+
+/* Many requests in one write; no more than the server's answers find room for. */
+#define HOLD_BATCH 200
+
+static long count_grants(int fd, long expected)
+{
+    static char answers[64 << 10];
+    long lines = 0, granted = 0;
+    bool at_start = true;
+
+    while (lines < expected) {
+        ssize_t n = recv(fd, answers, sizeof answers, 0);
+
+        if (n <= 0)
+            die("recv");
+        for (ssize_t i = 0; i < n; i++) {
+            granted += at_start && answers[i] == 'o';
+            at_start = answers[i] == '\n';
+            lines += at_start;
+        }
+    }
+    return granted;
+}
+
+static int run_hold(char **argv)
+{
+    int fd = dial(atoi(argv[2]));
+    long keys = atol(argv[3]), granted = 0;
+
+    for (long next = 0; next < keys;) {
+        static char requests[HOLD_BATCH * 40];
+        size_t len = 0;
+        long first = next;
+
+        for (; next < keys && next - first < HOLD_BATCH; next++)
+            len += (size_t)snprintf(requests + len, sizeof requests - len, "l\nkey-%016ld\n0 3600\n", next);
+        if (send(fd, requests, len, MSG_NOSIGNAL) != (ssize_t)len)
+            die("send");
+        granted += count_grants(fd, next - first);
+    }
+    printf("%ld\n", granted);
+    fflush(stdout);
+    while (getchar() != EOF)
+        continue;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 4 && strcmp(argv[1], "hold") == 0)
+        return run_hold(argv);
     if (argc == 4 && strcmp(argv[1], "raw") == 0) {
         int fd = dial(atoi(argv[2]));
 

@@ -1,6 +1,7 @@
 /*
- * echo_server.c - a server that sends back what it is sent, on the bundled server's own event loop. What it costs is
- * the price of the loop and the network; what dflockd-local costs more is the price of locks.
+ * echo_server.c - a server that sends back what it is sent, on the bundled server's own event loop.
+ * What it costs is the price of the loop and the network; what dflockd-local costs more is the
+ * price of locks.
  *
  * Prints the same `listening` line as dflockd-local, takes a port or nothing, ends on SIGTERM.
  */
@@ -83,10 +84,18 @@ static bool finished(void *ctx, struct dfl_now now)
 int main(int argc, char **argv)
 {
     static const int signals[] = {SIGTERM, SIGINT, 0};
-    struct loop_config config = {.read_timeout_ms = 3600000, .write_timeout_ms = 5000, .signals = signals,
-                                 .on_signal = on_signal, .finished = finished};
-    struct protocol protocol = {.ready = &ready, .open = echo_open, .run = echo_run, .silent = echo_silent,
-                                .gone = echo_gone, .tick = echo_tick, .next_ms = echo_next_ms};
+    struct loop_config config = {.read_timeout_ms = 3600000,
+                                 .write_timeout_ms = 5000,
+                                 .signals = signals,
+                                 .on_signal = on_signal,
+                                 .finished = finished};
+    struct protocol protocol = {.ready = &ready,
+                                .open = echo_open,
+                                .run = echo_run,
+                                .silent = echo_silent,
+                                .gone = echo_gone,
+                                .tick = echo_tick,
+                                .next_ms = echo_next_ms};
     uint16_t port = (uint16_t)(argc > 1 ? atoi(argv[1]) : 0);
     struct dfl_error err;
     struct loop *loop;
