@@ -1,6 +1,6 @@
 /*
- * command.c - what each word of the protocol does: a row of the table, a function of a few lines. Knows the protocol's
- * structs and the lock table; no bytes, no sockets.
+ * command.c - what each word of the protocol does: a row of the table, a function of a few lines.
+ * Knows the protocol's structs and the lock table; no bytes, no sockets.
  */
 #include "session.h"
 #include "stats.h"
@@ -31,7 +31,8 @@ static void answer_status(struct session *s, enum dfl_command cmd, enum dfl_stat
     session_answer(s, cmd, &answer);
 }
 
-static void answer_granted(struct session *s, enum dfl_command cmd, enum dfl_answer kind, const struct lock_given *given)
+static void answer_granted(struct session *s, enum dfl_command cmd, enum dfl_answer kind,
+                           const struct lock_given *given)
 {
     struct dfl_answer_line answer = command_granted(kind, given);
 
@@ -91,8 +92,8 @@ static void run_enqueue(struct session *s, const struct dfl_request_line *rq, st
 static void run_wait(struct session *s, const struct dfl_request_line *rq, struct dfl_now now)
 {
     struct lock_given given;
-    enum dfl_status status =
-        locktable_wait(s->service->table, s->owner, rq->key, rq->key_len, rq->timeout_s, now.ms, &given);
+    enum dfl_status status = locktable_wait(s->service->table, s->owner, rq->key, rq->key_len,
+                                            rq->timeout_s, now.ms, &given);
 
     if (status == DFL_OK)
         answer_granted(s, rq->cmd, DFL_ANS_OK, &given);
@@ -128,8 +129,8 @@ static void run_renew(struct session *s, const struct dfl_request_line *rq, stru
     struct dfl_answer_line answer = {.kind = DFL_ANS_ERROR, .status = DFL_REFUSED};
     int64_t lease_s = rq->lease_s ? rq->lease_s : s->service->default_lease_s;
 
-    if (read_token(rq, &token) && locktable_renew(s->service->table, rq->key, rq->key_len, &token, lease_s, now.ms,
-                                                  &answer.seconds) == DFL_OK)
+    if (read_token(rq, &token) && locktable_renew(s->service->table, rq->key, rq->key_len, &token,
+                                                  lease_s, now.ms, &answer.seconds) == DFL_OK)
         answer.kind = DFL_ANS_OK;
     session_answer(s, rq->cmd, &answer);
 }
@@ -146,19 +147,14 @@ static void run_stats(struct session *s, const struct dfl_request_line *rq, stru
     stats_start(s, now);
 }
 
-static void (*const commands[DFL_CMD_COUNT])(struct session *, const struct dfl_request_line *, struct dfl_now) = {
-    [DFL_CMD_AUTH] = run_auth,
-    [DFL_CMD_LOCK] = run_lock,
-    [DFL_CMD_RELEASE] = run_release,
-    [DFL_CMD_RENEW] = run_renew,
-    [DFL_CMD_ENQUEUE] = run_enqueue,
-    [DFL_CMD_WAIT] = run_wait,
-    [DFL_CMD_SEM_LOCK] = run_lock,
-    [DFL_CMD_SEM_RELEASE] = run_release,
-    [DFL_CMD_SEM_RENEW] = run_renew,
-    [DFL_CMD_SEM_ENQUEUE] = run_enqueue,
-    [DFL_CMD_SEM_WAIT] = run_wait,
-    [DFL_CMD_PING] = run_ping,
+static void (*const commands[DFL_CMD_COUNT])(struct session *, const struct dfl_request_line *,
+                                             struct dfl_now) = {
+    [DFL_CMD_AUTH] = run_auth,       [DFL_CMD_LOCK] = run_lock,
+    [DFL_CMD_RELEASE] = run_release, [DFL_CMD_RENEW] = run_renew,
+    [DFL_CMD_ENQUEUE] = run_enqueue, [DFL_CMD_WAIT] = run_wait,
+    [DFL_CMD_SEM_LOCK] = run_lock,   [DFL_CMD_SEM_RELEASE] = run_release,
+    [DFL_CMD_SEM_RENEW] = run_renew, [DFL_CMD_SEM_ENQUEUE] = run_enqueue,
+    [DFL_CMD_SEM_WAIT] = run_wait,   [DFL_CMD_PING] = run_ping,
     [DFL_CMD_STATS] = run_stats,
 };
 

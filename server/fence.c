@@ -1,9 +1,10 @@
 /*
- * fence.c - tokens and the state file of fence.h. Owns the file's descriptor, and random bytes got in advance.
+ * fence.c - tokens and the state file of fence.h. Owns the file's descriptor, and random bytes got
+ * in advance.
  *
- * The file is two records of 512 bytes, written in turn, each one line of text with a sequence number and a checksum:
- * a write that a crash cuts short spoils only the one that nobody relies on. It is made under another name and
- * linked in place when it is whole.
+ * The file is two records of 512 bytes, written in turn, each one line of text with a sequence
+ * number and a checksum: a write that a crash cuts short spoils only the one that nobody relies on.
+ * It is made under another name and linked in place when it is whole.
  */
 #include "fence.h"
 
@@ -33,7 +34,7 @@ struct record {
 };
 
 struct fence {
-    uint64_t next; /* the next fence */
+    uint64_t next;      /* the next fence */
     struct record last; /* as it is in the file, synced */
     int64_t unsafe_until_ms;
     int64_t wall_ms;
@@ -51,7 +52,8 @@ static void format_record(char out[RECORD], const struct record *r)
 {
     char line[RECORD];
     int n = snprintf(line, sizeof line,
-                     "dflockd-fence-1 sequence=%" PRIu64 " fences_end=%" PRIu64 " leases_end_ms=%" PRId64 " clean=%d",
+                     "dflockd-fence-1 sequence=%" PRIu64 " fences_end=%" PRIu64
+                     " leases_end_ms=%" PRId64 " clean=%d",
                      r->sequence, r->fences_end, r->leases_end, r->clean);
     unsigned long sum = crc32(0, (const unsigned char *)line, (unsigned)n);
 
@@ -68,7 +70,9 @@ static bool parse_record(const char in[RECORD], struct record *r)
 
     memcpy(line, in, RECORD);
     line[RECORD] = '\0';
-    if (sscanf(line, "dflockd-fence-1 sequence=%" SCNu64 " fences_end=%" SCNu64 " leases_end_ms=%" SCNd64 " clean=%d",
+    if (sscanf(line,
+               "dflockd-fence-1 sequence=%" SCNu64 " fences_end=%" SCNu64 " leases_end_ms=%" SCNd64
+               " clean=%d",
                &r->sequence, &r->fences_end, &r->leases_end, &r->clean) != 4)
         return false;
     format_record(again, r);
@@ -100,7 +104,8 @@ static bool write_record(struct fence *f, struct record r)
 
     r.sequence = f->last.sequence + 1;
     format_record(bytes, &r);
-    if (write_whole(f->fd, bytes, RECORD, (off_t)(r.sequence % 2) * RECORD) && fdatasync(f->fd) == 0) {
+    if (write_whole(f->fd, bytes, RECORD, (off_t)(r.sequence % 2) * RECORD) &&
+        fdatasync(f->fd) == 0) {
         f->last = r;
         f->trouble[0] = '\0';
         return true;
@@ -110,8 +115,8 @@ static bool write_record(struct fence *f, struct record r)
     unsigned long left_out;
 
     if (log_allowed(&f->said, f->now_ms, &left_out))
-        log_line(LOG_ERROR, "nothing is granted: the fence state file cannot be written", "error=\"%s\"",
-                 strerror(errno));
+        log_line(LOG_ERROR, "nothing is granted: the fence state file cannot be written",
+                 "error=\"%s\"", strerror(errno));
     return false;
 }
 
@@ -127,7 +132,8 @@ static void sync_folder(const char *path)
     char folder[4096];
     const char *slash = strrchr(path, '/');
 
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + (slash == path)) : 1, slash ? path : ".");
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + (slash == path)) : 1,
+             slash ? path : ".");
 
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -143,7 +149,8 @@ static enum dfl_status make_file(const char *path, struct dfl_error *err)
     char temporary[4096], bytes[2 * RECORD];
     struct record first = {.sequence = 1, .clean = 1}, second = {.sequence = 2, .clean = 1};
 
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new-%ld", path, (long)getpid()) >= sizeof temporary)
+    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new-%ld", path, (long)getpid()) >=
+        sizeof temporary)
         return file_trouble(err, path, "the name is too long");
 
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -172,10 +179,13 @@ static enum dfl_status read_file(struct fence *f, const char *path, struct dfl_e
     if (n < 0)
         return file_trouble(err, path, strerror(errno));
 
-    bool good[2] = {n == 2 * RECORD && parse_record(bytes, &r[0]), n == 2 * RECORD && parse_record(bytes + RECORD, &r[1])};
+    bool good[2] = {n == 2 * RECORD && parse_record(bytes, &r[0]),
+                    n == 2 * RECORD && parse_record(bytes + RECORD, &r[1])};
 
     if (!good[0] && !good[1])
-        return file_trouble(err, path, "is not a whole fence state file; put the right one there, or remove it to begin anew");
+        return file_trouble(
+            err, path,
+            "is not a whole fence state file; put the right one there, or remove it to begin anew");
     f->last = good[0] && (!good[1] || r[0].sequence > r[1].sequence) ? r[0] : r[1];
     return DFL_OK;
 }
@@ -193,7 +203,8 @@ static enum dfl_status open_file(struct fence *f, const char *path, struct dfl_e
     if (f->fd < 0)
         return file_trouble(err, path, strerror(errno));
     if (flock(f->fd, LOCK_EX | LOCK_NB) != 0)
-        return file_trouble(err, path, errno == EWOULDBLOCK ? "in use by another server" : strerror(errno));
+        return file_trouble(err, path,
+                            errno == EWOULDBLOCK ? "in use by another server" : strerror(errno));
     return read_file(f, path, err);
 }
 
@@ -214,7 +225,8 @@ static enum dfl_status take_over(struct fence *f, const char *path, struct dfl_e
     return write_record(f, r) ? DFL_OK : file_trouble(err, path, strerror(errno));
 }
 
-enum dfl_status fence_open(const char *path, struct dfl_now now, struct fence **out, struct dfl_error *err)
+enum dfl_status fence_open(const char *path, struct dfl_now now, struct fence **out,
+                           struct dfl_error *err)
 {
     struct fence *f = calloc(1, sizeof *f);
     enum dfl_status status = DFL_OK;

@@ -1,13 +1,14 @@
 /*
- * hash.c - the table of hash.h, and the hash function for keys that strangers choose. Owns arrays of
- * pointers; never looks inside what it finds.
+ * hash.c - the table of hash.h, and the hash function for keys that strangers choose. Owns arrays
+ * of pointers; never looks inside what it finds.
  */
 #include "hash.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define MOVE_PER_STEP 4 /* more than one per node added, so that a growth ends before the next begins */
+#define MOVE_PER_STEP                                                                              \
+    4 /* more than one per node added, so that a growth ends before the next begins */
 
 void hash_init(struct hash *h)
 {

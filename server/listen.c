@@ -1,6 +1,6 @@
 /*
- * listen.c - the listening socket: a name or literal address to a bound, listening descriptor. Used once, at the
- * start, when waiting for a resolver harms nobody.
+ * listen.c - the listening socket: a name or literal address to a bound, listening descriptor. Used
+ * once, at the start, when waiting for a resolver harms nobody.
  */
 #include "loop.h"
 
@@ -16,7 +16,8 @@
 
 static int bind_one(const struct addrinfo *a)
 {
-    int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol), on = 1;
+    int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol),
+        on = 1;
 
     if (fd < 0)
         return -1;
@@ -45,7 +46,8 @@ static uint16_t port_of(int fd)
 
 enum dfl_status listen_on(const char *host, uint16_t *port, int *fd, struct dfl_error *err)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *list = NULL;
     char service[8];
 
     snprintf(service, sizeof service, "%u", *port);
@@ -59,7 +61,8 @@ enum dfl_status listen_on(const char *host, uint16_t *port, int *fd, struct dfl_
         *fd = bind_one(a);
     freeaddrinfo(list);
     if (*fd < 0)
-        return dfl_fail(err, DFL_UNREACHABLE, "listen on %s port %u: %s", host, *port, strerror(errno));
+        return dfl_fail(err, DFL_UNREACHABLE, "listen on %s port %u: %s", host, *port,
+                        strerror(errno));
     *port = port_of(*fd);
     return DFL_OK;
 }

@@ -1,6 +1,6 @@
 /*
- * lockparts.c - the mechanics of the lock table: how entries, grants and waiters come, are tied together, and go. What
- * a request means is in locktable.c. Never calls out, but for a token.
+ * lockparts.c - the mechanics of the lock table: how entries, grants and waiters come, are tied
+ * together, and go. What a request means is in locktable.c. Never calls out, but for a token.
  */
 #include "lockparts.h"
 
@@ -17,11 +17,12 @@ static size_t chunk(size_t n)
 
 void *table_take(struct locktable *t, size_t n)
 {
-    void *p = calloc(1, n);
+    void *p = malloc(n); /* calloc is slower for small pieces */
 
-    if (p)
-        t->bytes += chunk(n);
-    return p;
+    if (!p)
+        return NULL;
+    t->bytes += chunk(n);
+    return memset(p, 0, n);
 }
 
 void table_drop(struct locktable *t, void *p, size_t n)
@@ -91,7 +92,7 @@ struct entry *entry_find(struct locktable *t, const char *key, size_t len, uint6
 }
 
 struct entry *entry_new(struct locktable *t, const struct lock_request *rq, uint64_t hash,
-                               int64_t now_ms)
+                        int64_t now_ms)
 {
     struct entry *e = table_take(t, entry_size(rq->key_len));
 
@@ -155,7 +156,7 @@ uint64_t place_hash(const struct entry *e, const struct lock_owner *owner)
 }
 
 struct waiter *place_find(struct locktable *t, const struct entry *e,
-                                 const struct lock_owner *owner)
+                          const struct lock_owner *owner)
 {
     uint64_t hash = place_hash(e, owner);
 
@@ -198,7 +199,8 @@ void waiter_free(struct locktable *t, struct waiter *w)
     table_drop(t, w, sizeof *w);
 }
 
-/* Sends a waiter on its way out, to be seen by locktable_effect(). Its entry may be gone by then. */
+/* Sends a waiter on its way out, to be seen by locktable_effect(). Its entry may be gone by then.
+ */
 void waiter_answer(struct locktable *t, struct waiter *w, enum dfl_status status)
 {
     forget_place(t, w);
@@ -209,7 +211,8 @@ void waiter_answer(struct locktable *t, struct waiter *w, enum dfl_status status
     dfl_list_append(&t->effects, &w->queue);
 }
 
-/* Nobody asks for its answer: a place that came to nothing is gone, and its next wait is told so. */
+/* Nobody asks for its answer: a place that came to nothing is gone, and its next wait is told so.
+ */
 void waiter_refuse(struct locktable *t, struct waiter *w, enum dfl_status status)
 {
     if (w->state == QUEUED)
@@ -221,7 +224,7 @@ void waiter_refuse(struct locktable *t, struct waiter *w, enum dfl_status status
 /* ------------------------------------------------------------------ grants */
 
 struct grant *grant_find(struct locktable *t, const char *key, size_t key_len,
-                                const struct lock_token *token)
+                         const struct lock_token *token)
 {
     for (struct hash_node *n = hash_chain(&t->grants, token->fence); n; n = n->next) {
         struct grant *g = DFL_CONTAINER(n, struct grant, node);
@@ -235,7 +238,7 @@ struct grant *grant_find(struct locktable *t, const char *key, size_t key_len,
 
 /* Makes room `g` a grant. False: there is no token to be had, and g is the caller's still. */
 bool grant_install(struct locktable *t, struct entry *e, struct grant *g, struct lock_owner *owner,
-                    int64_t lease_s, int64_t now_ms, struct lock_given *given)
+                   int64_t lease_s, int64_t now_ms, struct lock_given *given)
 {
     if (!t->config.mint.grant(t->config.mint.ctx, lease_s, &given->token))
         return false;

@@ -1,10 +1,10 @@
 /*
- * lockparts.h - what a lock table is made of, private to locktable.c and lockparts.c: entries (keys), grants and
- * waiters, tied together by lists.
+ * lockparts.h - what a lock table is made of, private to locktable.c and lockparts.c: entries
+ * (keys), grants and waiters, tied together by lists.
  *
- * Three hashes find an entry by its key, a grant by its fence, and a place in a queue by owner and key; two heaps know
- * which lease and which waiting time ends next. An entry is idle exactly while it has no grant, no waiter
- * and no lapsed place.
+ * Three hashes find an entry by its key, a grant by its fence, and a place in a queue by owner and
+ * key; two heaps know which lease and which waiting time ends next. An entry is idle exactly while
+ * it has no grant, no waiter and no lapsed place.
  */
 #ifndef DFL_SERVER_LOCKPARTS_H
 #define DFL_SERVER_LOCKPARTS_H
@@ -47,17 +47,17 @@ struct grant {
     struct dfl_timer lease;
     struct entry *entry;
     struct lock_owner *owner;
-    struct dfl_link mine;  /* of the owner's grants */
-    struct waiter *place;  /* that came up with it and has not been asked about; NULL = none */
+    struct dfl_link mine; /* of the owner's grants */
+    struct waiter *place; /* that came up with it and has not been asked about; NULL = none */
 };
 
 enum place_state {
-    ASKING,   /* a blocking request: no place that could be asked about */
-    QUEUED,   /* enqueued, nobody asks */
-    AWAITED,  /* enqueued, and a wait is outstanding */
-    CAME_UP,  /* granted, nobody has asked yet */
-    LAPSED,   /* granted and expired, nobody has asked yet */
-    ANSWERED  /* on its way out as an effect */
+    ASKING,  /* a blocking request: no place that could be asked about */
+    QUEUED,  /* enqueued, nobody asks */
+    AWAITED, /* enqueued, and a wait is outstanding */
+    CAME_UP, /* granted, nobody has asked yet */
+    LAPSED,  /* granted and expired, nobody has asked yet */
+    ANSWERED /* on its way out as an effect */
 };
 
 struct waiter {
@@ -106,33 +106,42 @@ void *table_take(struct locktable *t, size_t n);
 void table_drop(struct locktable *t, void *p, size_t n);
 
 struct entry *entry_find(struct locktable *t, const char *key, size_t len, uint64_t hash);
-struct entry *entry_new(struct locktable *t, const struct lock_request *rq, uint64_t hash, int64_t now_ms);
+struct entry *entry_new(struct locktable *t, const struct lock_request *rq, uint64_t hash,
+                        int64_t now_ms);
 void entry_wake(struct entry *e); /* before something joins it */
-void entry_settle(struct locktable *t, struct entry *e, int64_t now_ms); /* after something has left it */
+void entry_settle(struct locktable *t, struct entry *e,
+                  int64_t now_ms);                      /* after something has left it */
 void entry_stall(struct locktable *t, struct entry *e); /* to be served when the gate opens */
-void entry_hand_on(struct locktable *t, struct entry *e, int64_t now_ms); /* gives what is free to those who wait */
+void entry_hand_on(struct locktable *t, struct entry *e,
+                   int64_t now_ms); /* gives what is free to those who wait */
 void table_collect_idle(struct locktable *t, int64_t now_ms);
 
 /* A waiter comes with room for its grant, and timers that can be set without fail. */
 struct waiter *waiter_new(struct locktable *t);
 void waiter_leave(struct waiter *w); /* its entry's queue */
-void waiter_free(struct locktable *t, struct waiter *w); /* it is in no queue any more; a grant that came up stays */
-void waiter_answer(struct locktable *t, struct waiter *w, enum dfl_status status); /* as an effect */
+void waiter_free(struct locktable *t,
+                 struct waiter *w); /* it is in no queue any more; a grant that came up stays */
+void waiter_answer(struct locktable *t, struct waiter *w,
+                   enum dfl_status status); /* as an effect */
 /* The same; who does not ask finds no place when he does. */
 void waiter_refuse(struct locktable *t, struct waiter *w, enum dfl_status status);
 uint64_t place_hash(const struct entry *e, const struct lock_owner *owner);
-struct waiter *place_find(struct locktable *t, const struct entry *e, const struct lock_owner *owner);
+struct waiter *place_find(struct locktable *t, const struct entry *e,
+                          const struct lock_owner *owner);
 
 struct grant *grant_new(struct locktable *t); /* room for one */
 void grant_free(struct locktable *t, struct grant *g);
-struct grant *grant_find(struct locktable *t, const char *key, size_t key_len, const struct lock_token *token);
+struct grant *grant_find(struct locktable *t, const char *key, size_t key_len,
+                         const struct lock_token *token);
 /* Makes room `g` a grant. False: there is no token to be had, and g is the caller's still. */
-bool grant_install(struct locktable *t, struct entry *e, struct grant *g, struct lock_owner *owner, int64_t lease_s,
-                   int64_t now_ms, struct lock_given *given);
+bool grant_install(struct locktable *t, struct entry *e, struct grant *g, struct lock_owner *owner,
+                   int64_t lease_s, int64_t now_ms, struct lock_given *given);
 void grant_end(struct locktable *t, struct grant *g, bool expired, int64_t now_ms);
-void grant_end_of(struct locktable *t, struct grant *g, bool expired, int64_t now_ms); /* and its owner, if that was the last */
+void grant_end_of(struct locktable *t, struct grant *g, bool expired,
+                  int64_t now_ms); /* and its owner, if that was the last */
 
-void owner_settle(struct locktable *t, struct lock_owner *owner); /* a closed one stays while something names it */
+void owner_settle(struct locktable *t,
+                  struct lock_owner *owner); /* a closed one stays while something names it */
 void owner_free(struct locktable *t, struct lock_owner *owner);
 
 #endif

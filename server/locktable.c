@@ -334,7 +334,8 @@ static void serve_stalled(struct locktable *t, int64_t now_ms)
     }
 }
 
-/* Leases before waiting times: who comes up in the very millisecond in which his time ends has it. */
+/* Leases before waiting times: who comes up in the very millisecond in which his time ends has it.
+ */
 void locktable_tick(struct locktable *t, int64_t now_ms)
 {
     strip_owners(t, now_ms);
@@ -470,8 +471,12 @@ size_t locktable_bytes(const struct locktable *t)
 
 static struct lock_view view_of(const struct entry *e, int64_t now_ms)
 {
-    struct lock_view view = {.key = e->key, .key_len = e->key_len, .limit = e->limit,
-                             .holders = e->holders, .waiters = e->waiters, .idle = e->idle};
+    struct lock_view view = {.key = e->key,
+                             .key_len = e->key_len,
+                             .limit = e->limit,
+                             .holders = e->holders,
+                             .waiters = e->waiters,
+                             .idle = e->idle};
 
     if (e->idle) {
         view.idle_ms = now_ms - e->u.rest.since_ms;

@@ -1,5 +1,6 @@
 /*
- * log.c - one write(2) per line, so that lines never mix. Owns the level. Is never given a login token.
+ * log.c - one write(2) per line, so that lines never mix. Owns the level. Is never given a login
+ * token.
  */
 #include "log.h"
 
@@ -44,7 +45,8 @@ void log_line(enum log_level level, const char *message, const char *pairs, ...)
 
     size_t n = put_time(line, sizeof line);
 
-    n += (size_t)snprintf(line + n, sizeof line - n, " level=%s msg=\"%s\" ", names[level], message);
+    n +=
+        (size_t)snprintf(line + n, sizeof line - n, " level=%s msg=\"%s\" ", names[level], message);
     va_start(args, pairs);
     int more = vsnprintf(line + n, sizeof line - n, pairs, args);
     va_end(args);

@@ -1,5 +1,6 @@
 /*
- * log.h - log lines on standard error, one per event, as key=value pairs that people and machines read.
+ * log.h - log lines on standard error, one per event, as key=value pairs that people and machines
+ * read.
  */
 #ifndef DFL_SERVER_LOG_H
 #define DFL_SERVER_LOG_H
@@ -20,7 +21,8 @@ void log_line(enum log_level level, const char *message, const char *pairs, ...)
 /* The value as it may stand behind a `=`: quoted when it must be. Writes to buf and returns it. */
 const char *log_value(char *buf, size_t cap, const char *value);
 
-/* For what strangers can make happen as often as they like: one line per second, with a count of those left out. */
+/* For what strangers can make happen as often as they like: one line per second, with a count of
+ * those left out. */
 struct log_limit {
     int64_t next_ms;
     unsigned long left_out;

@@ -1,10 +1,11 @@
 /*
- * loop.c - the loop of loop.h: wait, handle what is ready, send. Owns the connections, the listener and the epoll
- * descriptor; the bytes' meaning is the protocol's. Every connection has at most one timer, which is moved only when it
- * would ring too late: a connection in use costs the heap nothing.
+ * loop.c - the loop of loop.h: wait, handle what is ready, send. Owns the connections, the listener
+ * and the epoll descriptor; the bytes' meaning is the protocol's. Every connection has at most one
+ * timer, which is moved only when it would ring too late: a connection in use costs the heap
+ * nothing.
  *
- * What a connection may cost is bounded: it is not read while it does not take its answers, nor beyond a few
- * kilobytes while a request of it blocks.
+ * What a connection may cost is bounded: it is not read while it does not take its answers, nor
+ * beyond a few kilobytes while a request of it blocks.
  */
 #include "loop.h"
 
@@ -30,7 +31,6 @@
 #define ACCEPT_PAUSE_MS 100 /* when there are no descriptors even to refuse with */
 #define LINGER_MS 1000      /* a closed client may take so long to read the last answer */
 #define LINGER_BYTES 262144 /* and may still send so much */
-#define READY_MAX 4096      /* peers handled per round */
 
 struct conn {
     struct dfl_link link; /* of the loop's connections, or of its dead */
@@ -39,11 +39,11 @@ struct conn {
     struct peer *peer; /* NULL: over */
     struct tls *tls;
     struct dfl_timer timer;
-    int64_t progress_ms;  /* the last time that something was sent, or had to be */
-    int64_t linger_ms;    /* closed for us, until then for the client; 0 = no */
-    size_t linger_bytes;  /* thrown away since */
-    bool shaking;         /* TLS handshake; owes_since_ms counts */
-    bool wants_write;     /* TLS, to be able to read */
+    int64_t progress_ms; /* the last time that something was sent, or had to be */
+    int64_t linger_ms;   /* closed for us, until then for the client; 0 = no */
+    size_t linger_bytes; /* thrown away since */
+    bool shaking;        /* TLS handshake; owes_since_ms counts */
+    bool wants_write;    /* TLS, to be able to read */
     bool eof;
 };
 
@@ -52,6 +52,7 @@ struct loop {
     struct protocol protocol;
     struct dfl_timers timers;
     struct dfl_link conns, dead;
+    struct dfl_link again; /* peers that have more to do, but not in this round */
     size_t count;
     int epoll, listener, signals, reserve;
     int64_t accept_again_ms; /* the listener is not watched until then; 0 = it is */
@@ -113,7 +114,8 @@ static void update(struct loop *l, struct conn *c)
 
 /* --------------------------------------------------------------------- end */
 
-/* The descriptor is closed now; the memory stays until the round is over, for events that name it. */
+/* The descriptor is closed now; the memory stays until the round is over, for events that name it.
+ */
 static void end_conn(struct loop *l, struct conn *c, struct dfl_now now)
 {
     struct peer *p = c->peer;
@@ -133,8 +135,8 @@ static void end_conn(struct loop *l, struct conn *c, struct dfl_now now)
 }
 
 /*
- * We have said our last: what the client still sends is thrown away for a moment, because closing a socket with
- * unread bytes would take the answer with it.
+ * We have said our last: what the client still sends is thrown away for a moment, because closing a
+ * socket with unread bytes would take the answer with it.
  */
 static void begin_linger(struct loop *l, struct conn *c, struct dfl_now now)
 {
@@ -218,13 +220,14 @@ static void settle_peer(struct loop *l, struct conn *c, struct dfl_now now)
     } else if (sent && c->eof && !p->more && !p->closing) {
         end_conn(l, c, now);
     } else {
-        if (sent && p->more)
-            make_ready(l, c);
+        if (sent && p->more && dfl_list_empty(&p->ready))
+            dfl_list_append(&l->again, &p->ready);
         update(l, c);
     }
 }
 
-/* Runs the protocol on what has come, and sends what it answers. What was left over last time goes first. */
+/* Runs the protocol on what has come, and sends what it answers. What was left over last time goes
+ * first. */
 static void handle_peer(struct loop *l, struct peer *p, struct dfl_now now)
 {
     struct conn *c = p->conn;
@@ -245,15 +248,17 @@ static void handle_peer(struct loop *l, struct peer *p, struct dfl_now now)
         end_conn(l, c, now);
 }
 
-/* A bounded number of those with something to do; who puts himself on the list again waits for the next round. */
+/* Whoever has something to do; he who is not done then gets his next turn after everybody else. */
 static void handle_ready(struct loop *l, struct dfl_now now)
 {
-    for (int i = 0; i < READY_MAX && !dfl_list_empty(l->protocol.ready); i++) {
+    while (!dfl_list_empty(l->protocol.ready)) {
         struct dfl_link *first = l->protocol.ready->next;
 
         dfl_link_remove(first);
         handle_peer(l, DFL_CONTAINER(first, struct peer, ready), now);
     }
+    while (!dfl_list_empty(&l->again))
+        dfl_list_append(l->protocol.ready, l->again.next);
 }
 
 /* --------------------------------------------------------------- receiving */
@@ -353,7 +358,8 @@ static void shake_conn(struct loop *l, struct conn *c, struct dfl_now now)
         update(l, c);
     } else {
         if (log_allowed(&l->said_tls, now.ms, &left_out))
-            log_line(LOG_WARN, "tls handshake failed", "reason=\"%s\" more=%lu", tls_reason(), left_out);
+            log_line(LOG_WARN, "tls handshake failed", "reason=\"%s\" more=%lu", tls_reason(),
+                     left_out);
         end_conn(l, c, now);
     }
 }
@@ -465,7 +471,8 @@ static bool refuse_conn(struct loop *l, struct dfl_now now)
     unsigned long left_out;
 
     if (log_allowed(&l->said_full, now.ms, &left_out))
-        log_line(LOG_WARN, "out of descriptors: connection refused", "connections=%zu more=%lu", l->count, left_out);
+        log_line(LOG_WARN, "out of descriptors: connection refused", "connections=%zu more=%lu",
+                 l->count, left_out);
     close(l->reserve);
     l->reserve = -1;
 
@@ -618,8 +625,8 @@ static bool open_signals(struct loop *l)
     return l->signals >= 0;
 }
 
-enum dfl_status loop_new(const struct loop_config *config, const struct protocol *protocol, int listener,
-                         struct loop **out, struct dfl_error *err)
+enum dfl_status loop_new(const struct loop_config *config, const struct protocol *protocol,
+                         int listener, struct loop **out, struct dfl_error *err)
 {
     struct loop *l = calloc(1, sizeof *l);
 
@@ -634,6 +641,7 @@ enum dfl_status loop_new(const struct loop_config *config, const struct protocol
     dfl_timers_init(&l->timers);
     dfl_link_init(&l->conns);
     dfl_link_init(&l->dead);
+    dfl_link_init(&l->again);
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the end */
     l->epoll = epoll_create1(EPOLL_CLOEXEC);

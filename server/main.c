@@ -1,6 +1,6 @@
 /*
- * main.c - dflockd-local: puts options, fence, service, listener and loop together, and says what it does in the log.
- * Drains on the first SIGTERM or SIGINT, ends on the second.
+ * main.c - dflockd-local: puts options, fence, service, listener and loop together, and says what
+ * it does in the log. Drains on the first SIGTERM or SIGINT, ends on the second.
  */
 #include "log.h"
 #include "loop.h"
@@ -36,7 +36,8 @@ static void stop(struct program *p, struct dfl_now now)
         return;
     }
     log_line(LOG_INFO, "draining", "holds=%zu", locktable_holds(p->service->table));
-    p->stop_at_ms = p->options.shutdown_timeout_ms ? now.ms + p->options.shutdown_timeout_ms : INT64_MAX;
+    p->stop_at_ms =
+        p->options.shutdown_timeout_ms ? now.ms + p->options.shutdown_timeout_ms : INT64_MAX;
     service_drain(p->service, now);
 }
 
@@ -50,7 +51,8 @@ static void reload(struct program *p)
     if (tls_server_reload(p->tls, &err) == DFL_OK)
         log_note(LOG_INFO, "certificate read again");
     else
-        log_line(LOG_ERROR, "certificate not changed", "error=%s", log_value(text, sizeof text, err.text));
+        log_line(LOG_ERROR, "certificate not changed", "error=%s",
+                 log_value(text, sizeof text, err.text));
 }
 
 static void on_signal(void *ctx, int number, struct dfl_now now)
@@ -101,13 +103,13 @@ static void wait_for_old_leases(struct program *p, struct dfl_now now)
     gmtime_r(&until_s, &tm);
     strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
     if (p->options.no_recovery_wait) {
-        log_line(LOG_WARN, "granting although leases of the last run may not be over", "until=%s seconds=%" PRId64, text,
-                 (left_ms + 999) / 1000);
+        log_line(LOG_WARN, "granting although leases of the last run may not be over",
+                 "until=%s seconds=%" PRId64, text, (left_ms + 999) / 1000);
         fence_safe(p->fence);
         return;
     }
-    log_line(LOG_WARN, "granting nothing until the leases of the last run are over", "until=%s seconds=%" PRId64, text,
-             (left_ms + 999) / 1000);
+    log_line(LOG_WARN, "granting nothing until the leases of the last run are over",
+             "until=%s seconds=%" PRId64, text, (left_ms + 999) / 1000);
     service_close_gate(p->service, now.ms + left_ms);
 }
 
@@ -126,7 +128,8 @@ static enum dfl_status make_service(struct program *p, struct dfl_now now, struc
     if (status != DFL_OK)
         return status;
     config.fence = p->fence;
-    if (getrandom(config.table.secret, sizeof config.table.secret, 0) != (ssize_t)sizeof config.table.secret)
+    if (getrandom(config.table.secret, sizeof config.table.secret, 0) !=
+        (ssize_t)sizeof config.table.secret)
         return dfl_fail(err, DFL_INTERNAL, "no random numbers to be had");
     return service_new(&config, now, &p->service, err);
 }
@@ -181,7 +184,8 @@ static int serve(struct program *p)
     wait_for_old_leases(p, now);
     if (make_loop(p, &port, &err) != DFL_OK)
         return fail(&err);
-    log_line(LOG_INFO, "listening", "host=%s port=%u", log_value(host, sizeof host, p->options.host), port);
+    log_line(LOG_INFO, "listening", "host=%s port=%u",
+             log_value(host, sizeof host, p->options.host), port);
     loop_run(p->loop);
     log_line(LOG_INFO, "ended", "clean=%s", p->clean ? "true" : "false");
     return 0;

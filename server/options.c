@@ -1,6 +1,6 @@
 /*
- * options.c - flags and environment as rows of one table, which is also what --help prints. Owns the strings of struct
- * options. Reads the file of the login token, and nothing else.
+ * options.c - flags and environment as rows of one table, which is also what --help prints. Owns
+ * the strings of struct options. Reads the file of the login token, and nothing else.
  */
 #include "options.h"
 
@@ -26,43 +26,51 @@ static const struct option {
      "name or address to listen on"},
     {"port", "DFLOCKD_PORT", NUMBER, offsetof(struct options, port), 0, 65535, "6388",
      "port to listen on; 0 = a free one, which is printed"},
-    {"default-lease-ttl", "DFLOCKD_DEFAULT_LEASE_TTL_S", NUMBER, offsetof(struct options, default_lease_s), 1,
-     DFL_SECONDS_MAX, "33", "lease in seconds of a request that names none"},
-    {"lease-sweep-interval", "DFLOCKD_LEASE_SWEEP_INTERVAL_S", SECONDS, offsetof(struct options, lease_sweep_ms), 1,
-     YEAR_S * 1000, "1", "accepted for compatibility: leases end exactly"},
-    {"gc-interval", "DFLOCKD_GC_INTERVAL_S", SECONDS, offsetof(struct options, gc_interval_ms), 1, YEAR_S * 1000, "5",
-     "how often idle keys are looked for"},
-    {"gc-max-idle", "DFLOCKD_GC_MAX_IDLE_S", SECONDS, offsetof(struct options, gc_max_idle_ms), 1, YEAR_S * 1000, "60",
-     "how long a key that nobody uses keeps its limit"},
-    {"max-locks", "DFLOCKD_MAX_LOCKS", NUMBER, offsetof(struct options, max_locks), 1, UINT32_MAX, "1000000",
-     "most keys, idle ones too"},
-    {"max-connections", "DFLOCKD_MAX_CONNECTIONS", NUMBER, offsetof(struct options, max_connections), 0, UINT32_MAX,
-     "0", "most connections; 0 = no cap"},
-    {"max-waiters", "DFLOCKD_MAX_WAITERS", NUMBER, offsetof(struct options, max_waiters), 0, UINT32_MAX, "0",
-     "most waiters of one key; 0 = no cap"},
-    {"read-timeout", "DFLOCKD_READ_TIMEOUT_S", SECONDS, offsetof(struct options, read_timeout_ms), 1, YEAR_S * 1000,
-     "23", "a connection that asks nothing for so long is closed"},
-    {"write-timeout", "DFLOCKD_WRITE_TIMEOUT_S", SECONDS, offsetof(struct options, write_timeout_ms), 0, YEAR_S * 1000,
-     "5", "a client that takes none of its answers for so long is closed; 0 = never"},
-    {"shutdown-timeout", "DFLOCKD_SHUTDOWN_TIMEOUT_S", SECONDS, offsetof(struct options, shutdown_timeout_ms), 0,
-     YEAR_S * 1000, "30", "how long holders may renew and release after SIGTERM; 0 = as long as they like"},
+    {"default-lease-ttl", "DFLOCKD_DEFAULT_LEASE_TTL_S", NUMBER,
+     offsetof(struct options, default_lease_s), 1, DFL_SECONDS_MAX, "33",
+     "lease in seconds of a request that names none"},
+    {"lease-sweep-interval", "DFLOCKD_LEASE_SWEEP_INTERVAL_S", SECONDS,
+     offsetof(struct options, lease_sweep_ms), 1, YEAR_S * 1000, "1",
+     "accepted for compatibility: leases end exactly"},
+    {"gc-interval", "DFLOCKD_GC_INTERVAL_S", SECONDS, offsetof(struct options, gc_interval_ms), 1,
+     YEAR_S * 1000, "5", "how often idle keys are looked for"},
+    {"gc-max-idle", "DFLOCKD_GC_MAX_IDLE_S", SECONDS, offsetof(struct options, gc_max_idle_ms), 1,
+     YEAR_S * 1000, "60", "how long a key that nobody uses keeps its limit"},
+    {"max-locks", "DFLOCKD_MAX_LOCKS", NUMBER, offsetof(struct options, max_locks), 1, UINT32_MAX,
+     "1000000", "most keys, idle ones too"},
+    {"max-connections", "DFLOCKD_MAX_CONNECTIONS", NUMBER,
+     offsetof(struct options, max_connections), 0, UINT32_MAX, "0", "most connections; 0 = no cap"},
+    {"max-waiters", "DFLOCKD_MAX_WAITERS", NUMBER, offsetof(struct options, max_waiters), 0,
+     UINT32_MAX, "0", "most waiters of one key; 0 = no cap"},
+    {"read-timeout", "DFLOCKD_READ_TIMEOUT_S", SECONDS, offsetof(struct options, read_timeout_ms),
+     1, YEAR_S * 1000, "23", "a connection that asks nothing for so long is closed"},
+    {"write-timeout", "DFLOCKD_WRITE_TIMEOUT_S", SECONDS,
+     offsetof(struct options, write_timeout_ms), 0, YEAR_S * 1000, "5",
+     "a client that takes none of its answers for so long is closed; 0 = never"},
+    {"shutdown-timeout", "DFLOCKD_SHUTDOWN_TIMEOUT_S", SECONDS,
+     offsetof(struct options, shutdown_timeout_ms), 0, YEAR_S * 1000, "30",
+     "how long holders may renew and release after SIGTERM; 0 = as long as they like"},
     {"auto-release-on-disconnect", "DFLOCKD_AUTO_RELEASE_ON_DISCONNECT", SWITCH,
-     offsetof(struct options, auto_release), 0, 0, "true", "a closed connection gives back what it holds"},
-    {"no-auto-release-on-disconnect", NULL, ANTI_SWITCH, offsetof(struct options, auto_release), 0, 0, NULL,
-     "the opposite"},
+     offsetof(struct options, auto_release), 0, 0, "true",
+     "a closed connection gives back what it holds"},
+    {"no-auto-release-on-disconnect", NULL, ANTI_SWITCH, offsetof(struct options, auto_release), 0,
+     0, NULL, "the opposite"},
     {"tls-cert", "DFLOCKD_TLS_CERT", TEXT, offsetof(struct options, tls_cert), 0, 0, NULL,
      "certificate chain (PEM); read again on SIGHUP"},
-    {"tls-key", "DFLOCKD_TLS_KEY", TEXT, offsetof(struct options, tls_key), 0, 0, NULL, "its private key (PEM)"},
+    {"tls-key", "DFLOCKD_TLS_KEY", TEXT, offsetof(struct options, tls_key), 0, 0, NULL,
+     "its private key (PEM)"},
     {"auth-token", "DFLOCKD_AUTH_TOKEN", TEXT, offsetof(struct options, auth_token), 0, 0, NULL,
      "login token; better in a file"},
-    {"auth-token-file", "DFLOCKD_AUTH_TOKEN_FILE", TEXT, offsetof(struct options, auth_token_file), 0, 0, NULL,
-     "file with the login token"},
-    {"fence-state-file", "DFLOCKD_FENCE_STATE_FILE", TEXT, offsetof(struct options, fence_state_file), 0, 0, NULL,
+    {"auth-token-file", "DFLOCKD_AUTH_TOKEN_FILE", TEXT, offsetof(struct options, auth_token_file),
+     0, 0, NULL, "file with the login token"},
+    {"fence-state-file", "DFLOCKD_FENCE_STATE_FILE", TEXT,
+     offsetof(struct options, fence_state_file), 0, 0, NULL,
      "keeps fences growing, and old leases safe, over a crash"},
     {"no-recovery-wait", NULL, SWITCH, offsetof(struct options, no_recovery_wait), 0, 0, "false",
      "after a crash, grant before the leases of the last run are over"},
     {"debug", "DFLOCKD_DEBUG", SWITCH, offsetof(struct options, debug), 0, 0, "false", "log more"},
-    {"version", NULL, SWITCH, offsetof(struct options, version), 0, 0, "false", "print the version and end"},
+    {"version", NULL, SWITCH, offsetof(struct options, version), 0, 0, "false",
+     "print the version and end"},
     {"help", NULL, SWITCH, offsetof(struct options, help), 0, 0, "false", "print this and end"},
 };
 
@@ -125,7 +133,8 @@ static bool set_seconds(struct options *o, const struct option *row, const char 
 
 static bool set_switch(struct options *o, const struct option *row, const char *value)
 {
-    static const char *const yes[] = {"true", "1", "yes", "on"}, *const no[] = {"false", "0", "no", "off"};
+    static const char *const yes[] = {"true", "1", "yes", "on"}, *const no[] = {"false", "0", "no",
+                                                                                "off"};
 
     for (size_t i = 0; i < 4; i++) {
         bool is_yes = strcasecmp(value, yes[i]) == 0;
@@ -138,8 +147,12 @@ static bool set_switch(struct options *o, const struct option *row, const char *
     return false;
 }
 
-static bool (*const set_value[])(struct options *, const struct option *, const char *) = {
-    [TEXT] = set_text, [NUMBER] = set_number, [SECONDS] = set_seconds, [SWITCH] = set_switch, [ANTI_SWITCH] = set_switch};
+static bool (*const set_value[])(struct options *, const struct option *,
+                                 const char *) = {[TEXT] = set_text,
+                                                  [NUMBER] = set_number,
+                                                  [SECONDS] = set_seconds,
+                                                  [SWITCH] = set_switch,
+                                                  [ANTI_SWITCH] = set_switch};
 
 static void print_seconds(char *out, size_t cap, int64_t ms)
 {
@@ -166,8 +179,8 @@ static void rule_of(const struct option *row, char *out, size_t cap)
 }
 
 /* `name` is the flag or variable that it came from. */
-static enum dfl_status set_option(struct options *o, const struct option *row, const char *name, const char *value,
-                                  struct dfl_error *err)
+static enum dfl_status set_option(struct options *o, const struct option *row, const char *name,
+                                  const char *value, struct dfl_error *err)
 {
     char rule[96];
 
@@ -183,7 +196,8 @@ static enum dfl_status read_defaults(struct options *o, struct dfl_error *err)
 {
     for (size_t i = 0; i < OPTIONS; i++) {
         const struct option *row = &table[i];
-        enum dfl_status status = row->initial ? set_option(o, row, row->flag, row->initial, err) : DFL_OK;
+        enum dfl_status status =
+            row->initial ? set_option(o, row, row->flag, row->initial, err) : DFL_OK;
 
         if (status != DFL_OK)
             return status;
@@ -191,7 +205,8 @@ static enum dfl_status read_defaults(struct options *o, struct dfl_error *err)
     return DFL_OK;
 }
 
-static enum dfl_status read_environment(struct options *o, const bool *flagged, struct dfl_error *err)
+static enum dfl_status read_environment(struct options *o, const bool *flagged,
+                                        struct dfl_error *err)
 {
     for (size_t i = 0; i < OPTIONS; i++) {
         const struct option *row = &table[i];
@@ -217,7 +232,8 @@ static const struct option *find_flag(const char *name, size_t len)
 }
 
 /* One flag; *at is its place in argv, moved to its last word. */
-static enum dfl_status read_flag(struct options *o, int argc, char **argv, int *at, bool *flagged, struct dfl_error *err)
+static enum dfl_status read_flag(struct options *o, int argc, char **argv, int *at, bool *flagged,
+                                 struct dfl_error *err)
 {
     char *word = argv[*at], shown[64];
     const char *name = word + strspn(word, "-");
@@ -288,7 +304,8 @@ static enum dfl_status choose_token(struct options *o, const bool *flagged, stru
     if (o->auth_token_file && *o->auth_token_file && (file_by_flag || !o->auth_token))
         return read_token_file(o, err);
     if (o->auth_token && (strlen(o->auth_token) > 65536 || strpbrk(o->auth_token, " \t\r\n")))
-        return dfl_fail(err, DFL_INVALID, "--auth-token must be at most 65536 bytes without white space");
+        return dfl_fail(err, DFL_INVALID,
+                        "--auth-token must be at most 65536 bytes without white space");
     return DFL_OK;
 }
 
@@ -338,16 +355,19 @@ void options_free(struct options *o)
 
 void options_print_help(void)
 {
-    printf("dflockd-local: the lock server of dflockd for SQL, for one host, tests and first steps\n\n"
-           "usage: dflockd-local [--flag value | --flag=value]...\n\n");
+    printf(
+        "dflockd-local: the lock server of dflockd for SQL, for one host, tests and first steps\n\n"
+        "usage: dflockd-local [--flag value | --flag=value]...\n\n");
     for (size_t i = 0; i < OPTIONS; i++) {
         const struct option *row = &table[i];
 
-        printf("  --%-30s %s%s%s%s\n", row->flag, row->help, row->initial ? " (" : "", row->initial ? row->initial : "",
-               row->initial ? ")" : "");
+        printf("  --%-30s %s%s%s%s\n", row->flag, row->help, row->initial ? " (" : "",
+               row->initial ? row->initial : "", row->initial ? ")" : "");
         if (row->variable)
             printf("    %-30s\n", row->variable);
     }
-    printf("\nA flag wins over the environment variable under it, which wins over the default in brackets. Times are in\n"
-           "seconds. SIGTERM or SIGINT: drain and end; a second one: end at once. SIGHUP: read the certificate again.\n");
+    printf("\nA flag wins over the environment variable under it, which wins over the default in "
+           "brackets. Times are in\n"
+           "seconds. SIGTERM or SIGINT: drain and end; a second one: end at once. SIGHUP: read the "
+           "certificate again.\n");
 }

@@ -1,5 +1,6 @@
 /*
- * peer.c - the buffer of what goes out. Grows with what is put in, and gives a large one back when it is empty.
+ * peer.c - the buffer of what goes out. Grows with what is put in, and gives a large one back when
+ * it is empty.
  */
 #include "peer.h"
 

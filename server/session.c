@@ -1,12 +1,13 @@
 /*
- * session.c - one connection's conversation, and what all of them share. Reads requests of three lines, runs them in
- * order until one blocks, hands effects of the lock table to those whom they concern. Never touches a socket or a clock.
+ * session.c - one connection's conversation, and what all of them share. Reads requests of three
+ * lines, runs them in order until one blocks, hands effects of the lock table to those whom they
+ * concern. Never touches a socket or a clock.
  */
 #include "session.h"
 
-#include "log.h"
 #include "stats.h"
 
+#include <inttypes.h>
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 #include <stdlib.h>
@@ -56,12 +57,17 @@ void session_block(struct session *s, enum dfl_command cmd)
 
 void session_reject(struct session *s, struct dfl_now now)
 {
+    unsigned long left_out;
+
+    if (log_allowed(&s->service->said_login, now.ms, &left_out))
+        log_line(LOG_WARN, "login refused", "conn_id=%" PRIu64 " more=%lu", s->id, left_out);
     session_answer_error(s, DFL_AUTH);
     s->peer.closing = true;
     s->peer.close_at_ms = now.ms + LOGIN_PAUSE_MS;
 }
 
-/* Compares digests, so that neither the length nor the beginning of the right token shows in the time it takes. */
+/* Compares digests, so that neither the length nor the beginning of the right token shows in the
+ * time it takes. */
 bool session_login(const struct service *service, const char *token, size_t len)
 {
     unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -117,7 +123,8 @@ static void keep_line(struct session *s, const char *line, size_t len)
 static void run_request(struct session *s, const char *arg, size_t arg_len, struct dfl_now now)
 {
     struct dfl_request_line rq;
-    bool understood = dfl_request_parse(s->command, s->command_len, s->key, s->key_len, arg, arg_len, &rq);
+    bool understood =
+        dfl_request_parse(s->command, s->command_len, s->key, s->key_len, arg, arg_len, &rq);
 
     s->lines = 0;
     if (s->service->wants_login && !s->logged_in && !(understood && rq.cmd == DFL_CMD_AUTH))
@@ -153,7 +160,8 @@ static bool can_run(const struct session *s)
 {
     const struct peer *p = &s->peer;
 
-    return !p->blocked && !p->closing && !p->broken && !s->stats && outbuf_left(&p->out) < OUT_PENDING_MAX;
+    return !p->blocked && !p->closing && !p->broken && !s->stats &&
+           outbuf_left(&p->out) < OUT_PENDING_MAX;
 }
 
 static void session_run(struct peer *p, struct dfl_now now)
@@ -199,6 +207,7 @@ static struct peer *session_open(void *ctx, struct dfl_now now)
     dfl_link_init(&s->peer.ready);
     s->peer.owes_since_ms = now.ms;
     service->sessions++;
+    log_line(LOG_DEBUG, "connection opened", "conn_id=%" PRIu64, s->id);
     return &s->peer;
 }
 
@@ -213,13 +222,15 @@ static void session_gone(struct peer *p, struct dfl_now now)
     dfl_line_reader_free(&p->in);
     outbuf_free(&p->out);
     service->sessions--;
+    log_line(LOG_DEBUG, "connection closed", "conn_id=%" PRIu64, s->id);
     free(s);
     pass_effects(service, now);
 }
 
 /* ----------------------------------------------------------------- service */
 
-/* The fence file keeps restarted servers waiting for leases; it is told when there are none any more. */
+/* The fence file keeps restarted servers waiting for leases; it is told when there are none any
+ * more. */
 static void watch_idle(struct service *s, struct dfl_now now)
 {
     if (locktable_holds(s->table) > 0) {
@@ -263,8 +274,8 @@ static int64_t service_next_ms(void *ctx)
     return next;
 }
 
-enum dfl_status service_new(const struct service_config *config, struct dfl_now now, struct service **out,
-                            struct dfl_error *err)
+enum dfl_status service_new(const struct service_config *config, struct dfl_now now,
+                            struct service **out, struct dfl_error *err)
 {
     struct service *s = calloc(1, sizeof *s);
     struct locktable_config table = config->table;
@@ -281,7 +292,8 @@ enum dfl_status service_new(const struct service_config *config, struct dfl_now 
     s->default_lease_s = config->default_lease_s;
     s->wants_login = config->auth_token != NULL;
     if (s->wants_login)
-        SHA256((const unsigned char *)config->auth_token, strlen(config->auth_token), s->login_digest);
+        SHA256((const unsigned char *)config->auth_token, strlen(config->auth_token),
+               s->login_digest);
     s->idle_since_ms = INT64_MAX;
     dfl_link_init(&s->ready);
     *out = s;

@@ -1,12 +1,14 @@
 /*
- * session.h - the server without its sockets: sessions turn bytes of a connection into requests to the lock table,
- * and answers into bytes. Time is an argument. The loop drives it through struct protocol (peer.h); so can a test.
+ * session.h - the server without its sockets: sessions turn bytes of a connection into requests to
+ * the lock table, and answers into bytes. Time is an argument. The loop drives it through struct
+ * protocol (peer.h); so can a test.
  */
 #ifndef DFL_SERVER_SESSION_H
 #define DFL_SERVER_SESSION_H
 
 #include "fence.h"
 #include "locktable.h"
+#include "log.h"
 #include "peer.h"
 
 struct stats_job;
@@ -25,12 +27,13 @@ struct service {
     int64_t default_lease_s;
     bool wants_login;
     unsigned char login_digest[32];
-    uint64_t next_id;      /* of connections */
+    uint64_t next_id; /* of connections */
     size_t sessions;
     bool draining;
     int64_t closed_until_ms; /* monotonic: nothing is granted before; 0 = the gate is open */
     int64_t idle_since_ms;   /* nothing has been held since; INT64_MAX = something is */
-    struct dfl_link ready;   /* peers with something to run or to send */
+    struct log_limit said_login;
+    struct dfl_link ready; /* peers with something to run or to send */
 };
 
 struct session {
@@ -39,7 +42,7 @@ struct session {
     struct lock_owner *owner;
     uint64_t id;
     bool logged_in;
-    enum dfl_command asked; /* the request that blocks */
+    enum dfl_command asked;  /* the request that blocks */
     struct stats_job *stats; /* an answer that is being made */
     /* The lines of a request that has not arrived whole: how many there are, and the first two. */
     unsigned lines;
@@ -47,7 +50,8 @@ struct session {
     char command[16], key[DFL_REQUEST_LINE_MAX];
 };
 
-enum dfl_status service_new(const struct service_config *config, struct dfl_now now, struct service **out, struct dfl_error *err);
+enum dfl_status service_new(const struct service_config *config, struct dfl_now now,
+                            struct service **out, struct dfl_error *err);
 void service_free(struct service *s); /* all sessions are gone */
 struct protocol service_protocol(struct service *s);
 

@@ -1,7 +1,8 @@
 /*
- * stats.c - the JSON of stats.h. While an answer is being made, the lock table's hash does not grow: an answer that its
- * reader takes too long over is given up. A short answer shows one moment; in one of several slices a key may have
- * changed its section meanwhile, and appear twice or not at all.
+ * stats.c - the JSON of stats.h. While an answer is being made, the lock table's hash does not
+ * grow: an answer that its reader takes too long over is given up. A short answer shows one moment;
+ * in one of several slices a key may have changed its section meanwhile, and appear twice or not at
+ * all.
  */
 #include "stats.h"
 
@@ -11,7 +12,7 @@
 #include <string.h>
 
 #define SLICE (256u << 10) /* bytes made before they are sent */
-#define BUCKETS 65536      /* looked at in one slice */
+#define BUCKETS 16384      /* looked at in one slice */
 #define PATIENCE_MS 60000
 
 struct stats_job {
@@ -37,7 +38,11 @@ static void put_text(struct session *s, const char *text)
 /* The length of the UTF-8 character at p, 0 when it is none. */
 static size_t character(const unsigned char *p, size_t left)
 {
-    size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : 0;
+    size_t n = p[0] < 0x80                   ? 1
+               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
+               : (p[0] & 0xf0) == 0xe0       ? 3
+               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
+                                             : 0;
 
     if (n == 0 || n > left)
         return 0;
@@ -45,8 +50,8 @@ static size_t character(const unsigned char *p, size_t left)
         if ((p[i] & 0xc0) != 0x80)
             return 0;
     /* overlong forms, surrogates, and what lies above the last plane */
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-        (p[0] == 0xf4 && p[1] > 0x8f))
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
         return 0;
     return n;
 }
@@ -90,7 +95,9 @@ static void put_seconds(struct session *s, const char *name, int64_t ms)
     char out[64];
 
     ms = ms < 0 ? 0 : ms;
-    put(s, out, (size_t)snprintf(out, sizeof out, ",\"%s\":%" PRId64 ".%03d", name, ms / 1000, (int)(ms % 1000)));
+    put(s, out,
+        (size_t)snprintf(out, sizeof out, ",\"%s\":%" PRId64 ".%03d", name, ms / 1000,
+                         (int)(ms % 1000)));
 }
 
 /* ----------------------------------------------------------------- sections */
@@ -216,7 +223,8 @@ void stats_start(struct session *s, struct dfl_now now)
     *job = (struct stats_job){.session = s, .first = true, .since_ms = now.ms};
     locktable_freeze(s->service->table);
     s->stats = job;
-    put(s, head, (size_t)snprintf(head, sizeof head, "ok {\"connections\":%zu", s->service->sessions));
+    put(s, head,
+        (size_t)snprintf(head, sizeof head, "ok {\"connections\":%zu", s->service->sessions));
     put_text(s, sections[0].head);
     stats_run(s, now);
 }

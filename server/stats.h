@@ -1,5 +1,6 @@
 /*
- * stats.h - the answer to `stats`: one line of JSON, made in slices, because it may be about a million keys.
+ * stats.h - the answer to `stats`: one line of JSON, made in slices, because it may be about a
+ * million keys.
  */
 #ifndef DFL_SERVER_STATS_H
 #define DFL_SERVER_STATS_H

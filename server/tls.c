@@ -1,6 +1,6 @@
 /*
- * tls.c - OpenSSL behind the few functions of tls.h. Owns the context; the descriptor is the caller's. OpenSSL's error
- * queue is cleared before each call and read right after it.
+ * tls.c - OpenSSL behind the few functions of tls.h. Owns the context; the descriptor is the
+ * caller's. OpenSSL's error queue is cleared before each call and read right after it.
  */
 #include "tls.h"
 
@@ -32,14 +32,16 @@ static void keep_reason(void)
     ERR_clear_error();
 }
 
-static enum dfl_status refuse(SSL_CTX *context, struct dfl_error *err, const char *what, const char *file)
+static enum dfl_status refuse(SSL_CTX *context, struct dfl_error *err, const char *what,
+                              const char *file)
 {
     keep_reason();
     SSL_CTX_free(context);
     return dfl_fail(err, DFL_INVALID, "%s %s: %s", what, file, reason);
 }
 
-static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX **out, struct dfl_error *err)
+static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX **out,
+                                    struct dfl_error *err)
 {
     ERR_clear_error();
 
@@ -49,7 +51,8 @@ static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX *
         return dfl_fail(err, DFL_NOMEM, "out of memory");
     SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                  SSL_MODE_RELEASE_BUFFERS);
     if (SSL_CTX_use_certificate_chain_file(context, cert) != 1)
         return refuse(context, err, "read certificate", cert);
     if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
@@ -60,7 +63,8 @@ static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX *
     return DFL_OK;
 }
 
-enum dfl_status tls_server_new(const char *cert, const char *key, struct tls_server **out, struct dfl_error *err)
+enum dfl_status tls_server_new(const char *cert, const char *key, struct tls_server **out,
+                               struct dfl_error *err)
 {
     struct tls_server *s = calloc(1, sizeof *s);
     enum dfl_status status = DFL_NOMEM;

@@ -1,6 +1,6 @@
 /*
- * The lock table on its own: time is a number that the test moves, tokens come from a counter. A last part plays
- * random requests against a model that keeps nothing but plain lists.
+ * The lock table on its own: time is a number that the test moves, tokens come from a counter. A
+ * last part plays random requests against a model that keeps nothing but plain lists.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,13 +73,14 @@ static struct lock_owner *owner(struct bench *b, uint64_t id)
     return o;
 }
 
-static struct lock_request request(const char *key, int64_t limit, int64_t timeout_s, int64_t lease_s)
+static struct lock_request request(const char *key, int64_t limit, int64_t timeout_s,
+                                   int64_t lease_s)
 {
     return (struct lock_request){key, strlen(key), limit, lease_s, timeout_s};
 }
 
-static enum dfl_status acquire(struct bench *b, struct lock_owner *o, const char *key, int64_t limit,
-                               int64_t timeout_s, struct lock_given *given)
+static enum dfl_status acquire(struct bench *b, struct lock_owner *o, const char *key,
+                               int64_t limit, int64_t timeout_s, struct lock_given *given)
 {
     struct lock_request rq = request(key, limit, timeout_s, 10);
     struct lock_given unused;
@@ -787,8 +788,10 @@ static void test_memory_of_a_million_keys(void **state)
 
     double own = (double)(locktable_bytes(b.t) - empty) / MANY;
 
-    print_message("a million keys: %.1f bytes each by own account, %.1f of RSS; %.2f us each, worst %.2f ms\n", own,
-                  (double)(resident() - rss) / MANY, (seconds() - from) * 1e6 / MANY, worst * 1e3);
+    print_message("a million keys: %.1f bytes each by own account, %.1f of RSS; %.2f us each, "
+                  "worst %.2f ms\n",
+                  own, (double)(resident() - rss) / MANY, (seconds() - from) * 1e6 / MANY,
+                  worst * 1e3);
     assert_true(own <= 250);
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     assert_true((double)(resident() - rss) / MANY <= 250);
@@ -799,8 +802,8 @@ static void test_memory_of_a_million_keys(void **state)
 /* -------------------------------------------------------------------- model */
 
 /*
- * Random requests of a few owners for a few keys, judged by a model that knows limits, order and times, and nothing
- * of hashes, heaps and lists.
+ * Random requests of a few owners for a few keys, judged by a model that knows limits, order and
+ * times, and nothing of hashes, heaps and lists.
  */
 #define OWNERS 6
 #define KEYS 4
@@ -809,7 +812,7 @@ static void test_memory_of_a_million_keys(void **state)
 struct model_item {
     bool used, hold, place; /* a hold, or a waiter */
     int owner, key;
-    int64_t until;  /* hold: last moment of the lease; asking waiter: its time; else INT64_MAX */
+    int64_t until; /* hold: last moment of the lease; asking waiter: its time; else INT64_MAX */
     uint64_t order;
     struct lock_given given;
 };
@@ -840,8 +843,12 @@ static struct model_item *model_add(struct model *m, int owner_at, int key, bool
 
         if (it->used)
             continue;
-        *it = (struct model_item){.used = true, .hold = hold, .owner = owner_at, .key = key,
-                                  .until = INT64_MAX, .order = ++m->order};
+        *it = (struct model_item){.used = true,
+                                  .hold = hold,
+                                  .owner = owner_at,
+                                  .key = key,
+                                  .until = INT64_MAX,
+                                  .order = ++m->order};
         return it;
     }
     fail_msg("the model is full");
@@ -951,7 +958,8 @@ static void model_acquire(struct model *m, int who, int key)
     int64_t timeout = roll(m, 2) ? roll(m, 15) : 0;
     bool free_slot = model_count(m, key, true) < key_limit[key] && !model_first(m, key);
     struct lock_given given;
-    enum dfl_status status = acquire(&m->b, m->owner[who], key_name[key], key_limit[key], timeout, &given);
+    enum dfl_status status =
+        acquire(&m->b, m->owner[who], key_name[key], key_limit[key], timeout, &given);
 
     if (free_slot) {
         assert_int_equal(status, DFL_OK);
@@ -1037,7 +1045,8 @@ static void model_time(struct model *m)
             it->used = false;
             m->lapses++;
             if (it->place && !m->asks[it->owner])
-                assert_int_equal(wait_for(&m->b, m->owner[it->owner], key_name[it->key], 5, NULL), DFL_LEASE_EXPIRED);
+                assert_int_equal(wait_for(&m->b, m->owner[it->owner], key_name[it->key], 5, NULL),
+                                 DFL_LEASE_EXPIRED);
         }
         model_settle(m);
     }
