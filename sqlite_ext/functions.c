@@ -21,6 +21,7 @@ SQLITE_EXTENSION_INIT3
 
 #include "answers.h"
 #include "errors.h"
+#include "origin.h"
 #include "session.h"
 #include "settings.h"
 
@@ -617,8 +618,11 @@ static enum dfl_status check_count(struct sq_arguments *a, const struct sq_funct
 
 void sq_function_call(const struct sq_function *f, struct sq_arguments *a)
 {
-    enum dfl_status status = check_count(a, f);
+    enum dfl_status status =
+        sq_check_origin(sqlite3_context_db_handle(a->context), f->name, &a->error);
 
+    if (status == DFL_OK)
+        status = check_count(a, f);
     if (status == DFL_OK)
         status = f->run(a, f);
     if (status == DFL_OK)
