@@ -359,17 +359,17 @@ def test_a_stopped_server_drains(target, key):
     assert waiter.receive() == dialect.drain_waiter
     answer = idle.ask("l", key + "-2", "0")
     assert answer.split(" ")[0] == dialect.drain_request
-    if dialect.drain_renews:
-        assert holder.renew(key, token, 60).split(" ")[0] == "ok"
-        assert holder.release(key, token) == "ok"
-    else:
-        assert holder.renew(key, token, 60) == "error_draining"
     if dialect.drain_accepts:
         with server.connect() as late:
             assert late.ask("l", key + "-3", "0") == "error_draining"
     else:
         with pytest.raises(ConnectionRefusedError):
             server.connect()
+    if dialect.drain_renews:
+        assert holder.renew(key, token, 60).split(" ")[0] == "ok"
+        assert holder.release(key, token) == "ok"
+    else:
+        assert holder.renew(key, token, 60) == "error_draining"
     for wire in (holder, waiter, idle):
         wire.close()
     assert server.process.wait() == 0
