@@ -1,7 +1,7 @@
 /*
- * net.h - what transport.c, resolve.c and tls.c share with each other and with their tests: the table of
- * open descriptors, addresses, and the ways to open a transport on something else than the system's names.
- * The engine and the hosts see transport.h only.
+ * net.h - what transport.c, resolve.c and tls.c share with each other and with their tests: the
+ * table of open descriptors, addresses, and the ways to open a transport on something else than the
+ * system's names. The engine and the hosts see transport.h only.
  */
 #ifndef DFL_NET_H
 #define DFL_NET_H
@@ -12,7 +12,7 @@
 
 #include "transport.h"
 
-/* The words of strerror() in the C locale, lower case, whatever the host's locale. Rare errors use buf. */
+/* strerror()'s words in lower case, whatever the host's locale. Rare errors use buf. */
 const char *dfl_errno_text(int error, char *buf, size_t cap);
 
 /* ---------------------------------------------------------------- addresses */
@@ -29,14 +29,16 @@ struct dfl_socket_address {
 #define DFL_SOCKET_ADDRESS_TEXT 80
 
 /* The bare address without port: "10.0.0.5", "fe80::1". Returns out. */
-const char *dfl_socket_address_text(const struct dfl_socket_address *a, char out[DFL_SOCKET_ADDRESS_TEXT]);
+const char *dfl_socket_address_text(const struct dfl_socket_address *a,
+                                    char out[DFL_SOCKET_ADDRESS_TEXT]);
 
 /* ------------------------------------------------------ descriptors of one transport */
 
 /*
- * Every descriptor that a transport owns, also those of its name look-up. What interest() has shown is not
- * closed before interest() has been called again without it, so that the host can forget a descriptor
- * before its number means something else: dfl_sockets_drop() retires it, dfl_sockets_sweep() closes it.
+ * Every descriptor that a transport owns, also those of its name look-up. What interest() has shown
+ * is not closed before interest() has been called again without it, so that the host can forget a
+ * descriptor before its number means something else: dfl_sockets_drop() retires it,
+ * dfl_sockets_sweep() closes it.
  */
 struct dfl_socket {
     atomic_int fd;   /* -1 = free; cleared before the descriptor is closed (dfl_sockets_abandon) */
@@ -58,33 +60,36 @@ void dfl_sockets_want(struct dfl_sockets *set, int fd, unsigned events); /* 0: w
 void dfl_sockets_drop(struct dfl_sockets *set, int fd);
 void dfl_sockets_sweep(struct dfl_sockets *set);
 size_t dfl_sockets_interest(struct dfl_sockets *set, struct dfl_interest *out);
-void dfl_sockets_close(struct dfl_sockets *set);   /* all of them, now */
-void dfl_sockets_abandon(struct dfl_sockets *set); /* close(2) and nothing else: async-signal-safe */
+void dfl_sockets_close(struct dfl_sockets *set); /* all of them, now */
+/* close(2) on all of them and nothing else: async-signal-safe. */
+void dfl_sockets_abandon(struct dfl_sockets *set);
 
 /*
- * True for a TCP socket that is connected to itself. While nobody listens on a local port of the ephemeral range,
- * the kernel may choose that very port for our end of a connection to it.
+ * True for a TCP socket that is connected to itself. While nobody listens on a local port of the
+ * ephemeral range, the kernel may choose that very port for our end of a connection to it.
  */
 bool dfl_socket_is_own_peer(int fd);
 
-/* The calls that c-ares makes on its sockets, on a struct dfl_sockets as user data. Never raises SIGPIPE. */
+/* What c-ares does with sockets; its user data is a struct dfl_sockets. Never raises SIGPIPE. */
 struct ares_socket_functions;
 extern const struct ares_socket_functions dfl_dns_socket_functions;
 
 /* ------------------------------------------------------------- ways to open */
 
-/* ctx of a struct dfl_net with the open() of dfl_net_sockets(); NULL there means the system's name servers. */
+/* May be the ctx of a copy of dfl_net_sockets(), where NULL means the system's name servers. */
 struct dfl_net_options {
     const char *name_servers;  /* "address:port,..." instead of resolv.conf's; NULL = those */
     bool hosts_by_environment; /* CARES_HOSTS may name another file than /etc/hosts */
 };
 
 /* A plain TCP transport to a list of addresses that needs no look-up; ep is for messages only. */
-enum dfl_status dfl_tcp_open_list(const struct dfl_endpoint *ep, const struct dfl_socket_address *list,
-                                  size_t count, struct dfl_transport **out);
+enum dfl_status dfl_tcp_open_list(const struct dfl_endpoint *ep,
+                                  const struct dfl_socket_address *list, size_t count,
+                                  struct dfl_transport **out);
 
 /* dfl_tls_wrap with the "host:port" that messages should name. */
-enum dfl_status dfl_tls_wrap_peer(struct dfl_tls *tls, struct dfl_transport *inner, const char *name,
-                                  const char *peer, struct dfl_transport **out, struct dfl_error *err);
+enum dfl_status dfl_tls_wrap_peer(struct dfl_tls *tls, struct dfl_transport *inner,
+                                  const char *name, const char *peer, struct dfl_transport **out,
+                                  struct dfl_error *err);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * resolve.c - names to addresses with c-ares: no thread, no waiting, no getaddrinfo.
  *
- * Owns a c-ares channel for the length of one look-up; its sockets live in the transport's table. Never
- * touches the process beyond c-ares' own start, which happens once, at the first look-up.
+ * Owns a c-ares channel for the length of one look-up; its sockets live in the transport's table.
+ * Never touches the process beyond c-ares' own start, which happens once, at the first look-up.
  */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
@@ -42,7 +42,8 @@ static void set_v4(struct dfl_socket_address *a, struct in_addr ip, uint16_t por
     a->len = sizeof a->u.v4;
 }
 
-static void set_v6(struct dfl_socket_address *a, const struct in6_addr *ip, uint32_t scope, uint16_t port)
+static void set_v6(struct dfl_socket_address *a, const struct in6_addr *ip, uint32_t scope,
+                   uint16_t port)
 {
     memset(a, 0, sizeof *a);
     a->u.v6.sin6_family = AF_INET6;
@@ -122,7 +123,8 @@ bool dfl_host_is_address(const char *host)
     return inet_pton(AF_INET, host, &v4) == 1 || parse_v6(host, &v6, &scope);
 }
 
-const char *dfl_socket_address_text(const struct dfl_socket_address *a, char out[DFL_SOCKET_ADDRESS_TEXT])
+const char *dfl_socket_address_text(const struct dfl_socket_address *a,
+                                    char out[DFL_SOCKET_ADDRESS_TEXT])
 {
     const void *ip = a->u.any.sa_family == AF_INET6 ? (const void *)&a->u.v6.sin6_addr
                                                     : (const void *)&a->u.v4.sin_addr;
@@ -136,7 +138,8 @@ const char *dfl_socket_address_text(const struct dfl_socket_address *a, char out
 
 static void start_library(void)
 {
-    /* On Unix this only sets c-ares' memory functions; it counts its calls without a lock, so: once. */
+    /* On Unix this only sets c-ares' memory functions; it counts its calls without a lock, so:
+     * once. */
     ares_library_init(ARES_LIB_INIT_ALL);
 }
 
@@ -144,11 +147,11 @@ static void socket_state(void *arg, ares_socket_t fd, int readable, int writable
 {
     struct dfl_resolver *r = arg;
 
-    dfl_sockets_want(r->sockets, fd,
-                     (readable ? DFL_READABLE : 0) | (writable ? DFL_WRITABLE : 0));
+    dfl_sockets_want(r->sockets, fd, (readable ? DFL_READABLE : 0) | (writable ? DFL_WRITABLE : 0));
 }
 
-static bool add_address(struct dfl_socket_address *to, const struct ares_addrinfo_node *node, uint16_t port)
+static bool add_address(struct dfl_socket_address *to, const struct ares_addrinfo_node *node,
+                        uint16_t port)
 {
     if (node->ai_family == AF_INET) {
         struct sockaddr_in sin;
@@ -223,12 +226,14 @@ static enum dfl_status why_not(int result, struct dfl_error *err)
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         if (reasons[i].result == result)
             return dfl_fail(err, DFL_UNREACHABLE, "%s", reasons[i].text);
-    return dfl_fail(err, DFL_UNREACHABLE, "name look-up failed (c-ares: %s)", ares_strerror(result));
+    return dfl_fail(err, DFL_UNREACHABLE, "name look-up failed (c-ares: %s)",
+                    ares_strerror(result));
 }
 
 /*
- * Two rounds over the name servers, the second with twice the time: three fifths of the patience with one
- * server. resolv.conf's own `timeout` and `attempts` would outlive the caller's deadline, so they do not count.
+ * Two rounds over the name servers, the second with twice the time: three fifths of the patience
+ * with one server. resolv.conf's own `timeout` and `attempts` would outlive the caller's deadline,
+ * so they do not count.
  */
 static int open_channel(struct dfl_resolver *r, int64_t patience_ms, const char *name_servers)
 {
@@ -279,7 +284,8 @@ enum dfl_status dfl_resolver_new(const char *host, uint16_t port, int64_t patien
     return DFL_OK;
 }
 
-/* Hands c-ares what is ready. It is asked about each socket, so that no version of it reads one that is not. */
+/* Hands c-ares what is ready. It is asked about each socket, so that no version of it reads one
+ * that is not. */
 static void process(struct dfl_resolver *r)
 {
     struct dfl_interest watched[DFL_INTEREST_MAX];
@@ -300,14 +306,16 @@ static void process(struct dfl_resolver *r)
     if (n > 0 && poll(fds, n, 0) > 0)
         for (size_t i = 0; i < n && !r->done; i++)
             if (fds[i].revents)
-                ares_process_fd(r->channel, watched[i].events & DFL_READABLE ? fds[i].fd : ARES_SOCKET_BAD,
+                ares_process_fd(r->channel,
+                                watched[i].events & DFL_READABLE ? fds[i].fd : ARES_SOCKET_BAD,
                                 watched[i].events & DFL_WRITABLE ? fds[i].fd : ARES_SOCKET_BAD);
     if (!r->done)
         ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD); /* time-outs */
 }
 
-enum dfl_status dfl_resolver_run(struct dfl_resolver *r, struct dfl_now now, struct dfl_socket_address **list,
-                                 size_t *count, struct dfl_error *err)
+enum dfl_status dfl_resolver_run(struct dfl_resolver *r, struct dfl_now now,
+                                 struct dfl_socket_address **list, size_t *count,
+                                 struct dfl_error *err)
 {
     struct timeval tv;
 

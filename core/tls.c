@@ -1,15 +1,16 @@
 /*
  * tls.c - TLS as a struct dfl_transport over any other one, with OpenSSL.
  *
- * Owns the client context made from the tls_* settings, and per connection an SSL object and the transport
- * below it; no descriptor. Bytes reach OpenSSL through a BIO over that transport's own read and write, so they
- * never raise SIGPIPE and a simulated network can carry them. Never asks for a password on a terminal, never
- * waits.
+ * Owns the client context made from the tls_* settings, and per connection an SSL object and the
+ * transport below it; no descriptor. Bytes reach OpenSSL through a BIO over that transport's own
+ * read and write, so they never raise SIGPIPE and a simulated network can carry them. Never asks
+ * for a password on a terminal, never waits.
  *
- * OpenSSL starts itself in the first dfl_tls_new of a process, here with OPENSSL_INIT_NO_ATEXIT: unless the
- * host started the same library before, exit() does not take it down under a thread that is in a handshake.
- * Nothing happens when the library is loaded. OpenSSL's error queue belongs to the thread and perhaps to the
- * host as well: it is cleared before each call that may fail and again after it was read.
+ * OpenSSL starts itself in the first dfl_tls_new of a process, here with OPENSSL_INIT_NO_ATEXIT:
+ * unless the host started the same library before, exit() does not take it down under a thread that
+ * is in a handshake. Nothing happens when the library is loaded. OpenSSL's error queue belongs to
+ * the thread and perhaps to the host as well: it is cleared before each call that may fail and
+ * again after it was read.
  */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
@@ -47,8 +48,11 @@ struct tls {
     char name[DFL_ADDRESS_MAX];     /* what the certificate must be for */
     char peer[DFL_ADDRESS_MAX + 8]; /* for messages */
     bool inner_eof;
+    bool failed;       /* for good */
+    bool write_failed; /* below; what the peer said before it closed can still be read */
     bool drained; /* the latest read found nothing more, so what OpenSSL has is half a record */
-    unsigned handshake_wants, read_wants, write_wants; /* what an AGAIN waits for: DFL_READABLE or DFL_WRITABLE */
+    /* What the latest AGAIN waits for: DFL_READABLE or DFL_WRITABLE. */
+    unsigned handshake_wants, read_wants, write_wants;
     int64_t deadline_ms;
     char verdict[DFL_ERROR_MAX]; /* what is wrong with the peer's certificate */
 };
@@ -57,7 +61,7 @@ struct tls {
 
 #define NAMES_SHOWN 6
 
-/* One name of a certificate as text; false for kinds that are no host names. Its bytes are the peer's: made printable. */
+/* One name of a certificate, made printable; false for kinds that are no names of hosts. */
 static bool name_text(const GENERAL_NAME *name, char *out, size_t cap)
 {
     const unsigned char *data;
@@ -66,8 +70,8 @@ static bool name_text(const GENERAL_NAME *name, char *out, size_t cap)
     if (name->type == GEN_IPADD) {
         len = (size_t)ASN1_STRING_length(name->d.iPAddress);
         return (len == 4 || len == 16) &&
-               inet_ntop(len == 4 ? AF_INET : AF_INET6, ASN1_STRING_get0_data(name->d.iPAddress), out,
-                         (socklen_t)cap);
+               inet_ntop(len == 4 ? AF_INET : AF_INET6, ASN1_STRING_get0_data(name->d.iPAddress),
+                         out, (socklen_t)cap);
     }
     if (name->type != GEN_DNS)
         return false;
@@ -112,20 +116,23 @@ static void say_wrong_name(struct tls *t, X509_STORE_CTX *store)
     if (cert)
         certificate_names(cert, names, sizeof names);
     if (names[0])
-        snprintf(t->verdict, sizeof t->verdict, "certificate is for %s; not for %s", names, t->name);
-    else
-        snprintf(t->verdict, sizeof t->verdict, "certificate names no host (subjectAltName); not for %s",
+        snprintf(t->verdict, sizeof t->verdict, "certificate is for %s; not for %s", names,
                  t->name);
+    else
+        snprintf(t->verdict, sizeof t->verdict,
+                 "certificate names no host (subjectAltName); not for %s", t->name);
 }
 
 static void say_dates(struct tls *t, X509_STORE_CTX *store, bool expired)
 {
     X509 *cert = X509_STORE_CTX_get_current_cert(store);
-    const char *which = X509_STORE_CTX_get_error_depth(store) > 0 ? "ca certificate" : "certificate";
+    const char *which =
+        X509_STORE_CTX_get_error_depth(store) > 0 ? "ca certificate" : "certificate";
     char when[40] = "";
     struct tm tm;
 
-    if (cert && ASN1_TIME_to_tm(expired ? X509_get0_notAfter(cert) : X509_get0_notBefore(cert), &tm))
+    if (cert &&
+        ASN1_TIME_to_tm(expired ? X509_get0_notAfter(cert) : X509_get0_notBefore(cert), &tm))
         strftime(when, sizeof when, " (%Y-%m-%d %H:%M:%S UTC)", &tm);
     snprintf(t->verdict, sizeof t->verdict, "%s %s%s", which,
              expired ? "has expired" : "is not valid yet", when);
@@ -150,10 +157,11 @@ static void say_other(struct tls *t, int error)
             snprintf(t->verdict, sizeof t->verdict, "%s", sentences[i].text);
             return;
         }
-    snprintf(t->verdict, sizeof t->verdict, "certificate refused: %s", X509_verify_cert_error_string(error));
+    snprintf(t->verdict, sizeof t->verdict, "certificate refused: %s",
+             X509_verify_cert_error_string(error));
 }
 
-/* OpenSSL calls it for each step of the verification; a step that failed ends it, with a sentence. */
+/* OpenSSL calls it for each step of the verification; the first that fails ends it. */
 static int verify(int ok, X509_STORE_CTX *store)
 {
     SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
@@ -219,7 +227,7 @@ static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
     return command == BIO_CTRL_EOF && t->inner_eof;
 }
 
-/* No index of BIO_get_new_index: a process has a hundred or so, and nobody searches for this type. */
+/* No index of BIO_get_new_index: a process has about a hundred, and nobody looks for ours. */
 static BIO_METHOD *new_method(void)
 {
     BIO_METHOD *m = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "dflockd transport");
@@ -255,7 +263,8 @@ static SSL_CTX *new_context(bool check)
     return ctx;
 }
 
-static enum dfl_status load_files(struct dfl_tls *tls, const struct dfl_settings *s, struct dfl_error *err)
+static enum dfl_status load_files(struct dfl_tls *tls, const struct dfl_settings *s,
+                                  struct dfl_error *err)
 {
     enum dfl_status status = DFL_OK;
 
@@ -268,7 +277,8 @@ static enum dfl_status load_files(struct dfl_tls *tls, const struct dfl_settings
     return status;
 }
 
-enum dfl_status dfl_tls_new(const struct dfl_settings *s, struct dfl_tls **out, struct dfl_error *err)
+enum dfl_status dfl_tls_new(const struct dfl_settings *s, struct dfl_tls **out,
+                            struct dfl_error *err)
 {
     struct dfl_tls *tls;
     enum dfl_status status;
@@ -348,7 +358,8 @@ static const char *library_reason(const struct tls *t, unsigned long error)
         {SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED, NEEDS_IDENTITY, NULL},
         {SSL_R_SSLV3_ALERT_BAD_CERTIFICATE, "the server refused our certificate", NEEDS_IDENTITY},
         {SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN, "the server refused our certificate", NULL},
-        {SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED, "the server says that our certificate has expired", NULL},
+        {SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED, "the server says that our certificate has expired",
+         NULL},
         {SSL_R_TLSV1_ALERT_UNKNOWN_CA, "the server does not trust the ca of our certificate", NULL},
         {SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, "the server refused the handshake",
          "the server refused the handshake (does it want a client certificate?)"},
@@ -380,19 +391,20 @@ static const char *reason(const struct tls *t)
 
     if (t->verdict[0])
         return t->verdict;
-    if (t->inner->error.status != DFL_OK)
-        return inner_reason(t);
     if (t->inner_eof)
         return t->state == TLS_OPEN ? "closed without a tls close_notify"
                                     : "the server closed the connection (does it speak tls?)";
-    return error ? library_reason(t, error) : "unknown error of openssl";
+    if (error)
+        return library_reason(t, error);
+    return t->inner->error.status != DFL_OK ? inner_reason(t) : "unknown error of openssl";
 }
 
 static enum dfl_io failed_io(struct tls *t, const char *what, const char *why)
 {
-    dfl_fail(&t->base.error, t->state == TLS_OPEN ? DFL_BROKEN : DFL_UNREACHABLE, "%s %s: %s", what, t->peer,
-             why);
+    dfl_fail(&t->base.error, t->state == TLS_OPEN ? DFL_BROKEN : DFL_UNREACHABLE, "%s %s: %s", what,
+             t->peer, why);
     ERR_clear_error();
+    t->failed = true;
     return DFL_IO_ERROR;
 }
 
@@ -407,7 +419,8 @@ static enum dfl_io unfinished(struct tls *t, int result, const char *what, unsig
     }
     if (code == SSL_ERROR_ZERO_RETURN && t->state == TLS_OPEN)
         return DFL_IO_EOF;
-    return failed_io(t, what, code == SSL_ERROR_ZERO_RETURN ? "the server closed the connection" : reason(t));
+    return failed_io(
+        t, what, code == SSL_ERROR_ZERO_RETURN ? "the server closed the connection" : reason(t));
 }
 
 /* ---------------------------------------------------------------- the transport */
@@ -435,13 +448,15 @@ static enum dfl_io tls_connect(struct dfl_transport *base, struct dfl_now now, i
     struct tls *t = tls_of(base);
     enum dfl_io io;
 
-    if (base->error.status != DFL_OK)
+    if (t->failed)
         return DFL_IO_ERROR;
     t->deadline_ms = deadline_ms;
     if (t->state == TLS_BELOW) {
         io = t->inner->ops->connect(t->inner, now, deadline_ms);
-        if (io == DFL_IO_ERROR)
+        if (io == DFL_IO_ERROR) {
             base->error = t->inner->error;
+            t->failed = true;
+        }
         if (io != DFL_IO_DONE)
             return io;
         t->state = TLS_HANDSHAKE;
@@ -453,8 +468,8 @@ static enum dfl_io tls_connect(struct dfl_transport *base, struct dfl_now now, i
 /* True when bytes can flow; otherwise *io says what to return. */
 static bool may_flow(struct tls *t, const char *step, enum dfl_io *io)
 {
-    *io = t->base.error.status != DFL_OK ? DFL_IO_ERROR : DFL_IO_AGAIN;
-    if (*io == DFL_IO_ERROR || t->state != TLS_OPEN)
+    *io = t->failed ? DFL_IO_ERROR : DFL_IO_AGAIN;
+    if (t->failed || t->state != TLS_OPEN)
         return false;
     t->step = step;
     ERR_clear_error();
@@ -487,26 +502,36 @@ static enum dfl_io tls_write(struct dfl_transport *base, const void *buf, size_t
 
     if (!may_flow(t, "write", &io))
         return io;
+    if (t->write_failed)
+        return DFL_IO_ERROR;
     t->write_wants = 0;
     if (SSL_write_ex(t->ssl, buf, len, &n)) {
         *put = n;
         return DFL_IO_DONE;
     }
     io = unfinished(t, 0, "write to", &t->write_wants);
-    return io == DFL_IO_EOF ? failed_io(t, "write to", "the server has closed the connection") : io;
+    if (io == DFL_IO_EOF)
+        return failed_io(t, "write to", "the server has closed the connection");
+    if (io == DFL_IO_ERROR && t->inner->error.status != DFL_OK) {
+        /* Not OpenSSL's own: an alert that says why may be waiting to be read. */
+        t->failed = false;
+        t->write_failed = true;
+    }
+    return io;
 }
 
-/* The transport below always watches for bytes; whether for room as well depends on what OpenSSL is up to. */
+/* Below they always watch for bytes; whether for room as well depends on what OpenSSL is up to. */
 static size_t tls_interest(struct dfl_transport *base, bool want_write, struct dfl_interest *out)
 {
     struct tls *t = tls_of(base);
 
-    if (base->error.status != DFL_OK)
+    if (t->failed)
         return 0;
     if (t->state == TLS_HANDSHAKE)
         want_write = t->handshake_wants == DFL_WRITABLE;
     else if (t->state == TLS_OPEN)
-        want_write = t->read_wants == DFL_WRITABLE || (want_write && t->write_wants != DFL_READABLE);
+        want_write =
+            t->read_wants == DFL_WRITABLE || (want_write && t->write_wants != DFL_READABLE);
     return t->inner->ops->interest(t->inner, want_write, out);
 }
 
@@ -514,7 +539,8 @@ static bool tls_buffered(struct dfl_transport *base)
 {
     struct tls *t = tls_of(base);
 
-    return t->state == TLS_OPEN && base->error.status == DFL_OK && !t->drained && SSL_has_pending(t->ssl);
+    return t->state == TLS_OPEN && !t->failed && !t->drained &&
+           SSL_has_pending(t->ssl);
 }
 
 static int64_t tls_wake_ms(struct dfl_transport *base)
@@ -523,7 +549,7 @@ static int64_t tls_wake_ms(struct dfl_transport *base)
 
     if (t->state == TLS_BELOW)
         return t->inner->ops->wake_ms(t->inner);
-    return t->state == TLS_HANDSHAKE && base->error.status == DFL_OK ? t->deadline_ms : INT64_MAX;
+    return t->state == TLS_HANDSHAKE && !t->failed ? t->deadline_ms : INT64_MAX;
 }
 
 static const char *tls_step(struct dfl_transport *base)
@@ -537,8 +563,8 @@ static void tls_close(struct dfl_transport *base)
 {
     struct tls *t = tls_of(base);
 
-    if (t->ssl && t->state == TLS_OPEN && base->error.status == DFL_OK)
-        SSL_shutdown(t->ssl); /* close_notify, if there is room for it; the peer's is not waited for */
+    if (t->ssl && t->state == TLS_OPEN && !t->failed && !t->write_failed)
+        SSL_shutdown(t->ssl); /* close_notify if there is room; the peer's is not waited for */
     SSL_free(t->ssl);
     t->inner->ops->close(t->inner);
     dfl_tls_release(t->shared);
@@ -592,8 +618,8 @@ static bool set_up_name(struct tls *t)
     if (!t->shared->verify)
         return true;
     /* As in Go and Python: the subject's common name is no host name. */
-    X509_VERIFY_PARAM_set_hostflags(param,
-                                    X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT |
+                                               X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
     return address ? X509_VERIFY_PARAM_set1_ip_asc(param, t->name)
                    : X509_VERIFY_PARAM_set1_host(param, t->name, 0);
 }
@@ -614,8 +640,9 @@ static bool set_up_ssl(struct tls *t)
     return true;
 }
 
-enum dfl_status dfl_tls_wrap_peer(struct dfl_tls *tls, struct dfl_transport *inner, const char *name,
-                                  const char *peer, struct dfl_transport **out, struct dfl_error *err)
+enum dfl_status dfl_tls_wrap_peer(struct dfl_tls *tls, struct dfl_transport *inner,
+                                  const char *name, const char *peer, struct dfl_transport **out,
+                                  struct dfl_error *err)
 {
     struct tls *t = calloc(1, sizeof *t);
     enum dfl_status status = DFL_OK;
@@ -635,7 +662,8 @@ enum dfl_status dfl_tls_wrap_peer(struct dfl_tls *tls, struct dfl_transport *inn
     if (!set_up_ssl(t))
         status = dfl_fail(err, DFL_NOMEM, "tls: out of memory");
     else if (!set_up_name(t))
-        status = dfl_fail(err, DFL_UNREACHABLE, "tls to %s: \"%s\" cannot be the name of a server", peer, t->name);
+        status = dfl_fail(err, DFL_UNREACHABLE, "tls to %s: \"%s\" cannot be the name of a server",
+                          peer, t->name);
     ERR_clear_error();
     if (status != DFL_OK) {
         tls_close(&t->base);

@@ -1,8 +1,8 @@
 /*
  * tlsfiles.c - reads tls_ca, tls_cert and tls_key into an OpenSSL context.
  *
- * Owns nothing beyond a call; what was read of a key is wiped. Never asks for a pass phrase: an encrypted key
- * is an error, for there is nobody to answer.
+ * Owns nothing beyond a call; what was read of a key is wiped. Never asks for a pass phrase: an
+ * encrypted key is an error, for there is nobody to answer.
  */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
@@ -64,7 +64,8 @@ static int read_all(int fd, struct file *f, size_t size)
 }
 
 /* O_NONBLOCK: a path that is a pipe without a writer must not hang the host. */
-static enum dfl_status open_file(struct file *f, const char *setting, const char *path, struct dfl_error *err)
+static enum dfl_status open_file(struct file *f, const char *setting, const char *path,
+                                 struct dfl_error *err)
 {
     struct stat st;
     char text[128];
@@ -106,7 +107,7 @@ static int no_pass_phrase(char *buf, int size, int writing, void *asked)
 
 /* ------------------------------------------------------------------------ CA */
 
-static int add_all(X509_STORE *store, const STACK_OF(X509_INFO) *infos)
+static int add_all(X509_STORE *store, const STACK_OF(X509_INFO) * infos)
 {
     int added = 0;
 
@@ -121,7 +122,7 @@ static int add_all(X509_STORE *store, const STACK_OF(X509_INFO) *infos)
 
 enum dfl_status dfl_tls_load_ca(SSL_CTX *ctx, const char *path, struct dfl_error *err)
 {
-    STACK_OF(X509_INFO) *infos;
+    STACK_OF(X509_INFO) * infos;
     X509_STORE *store = SSL_CTX_get_cert_store(ctx);
     enum dfl_status status;
     struct file f;
@@ -139,7 +140,8 @@ enum dfl_status dfl_tls_load_ca(SSL_CTX *ctx, const char *path, struct dfl_error
         status = bad_file(&f, "not a file of pem certificates", err);
     else if (add_all(store, infos) == 0)
         status = bad_file(&f, "no certificate in it", err);
-    /* Whatever the administrator put there is trusted, also a server's own certificate or an intermediate one. */
+    /* Whatever the administrator put there is trusted, also a server's own certificate or an
+     * intermediate one. */
     X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN);
     sk_X509_INFO_pop_free(infos, X509_INFO_free);
     close_file(&f);
@@ -159,10 +161,12 @@ static bool add_chain(SSL_CTX *ctx, BIO *bio)
             X509_free(ca);
             return false;
         }
-    return ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE; /* the end, not a broken one */
+    return ERR_GET_REASON(ERR_peek_last_error()) ==
+           PEM_R_NO_START_LINE; /* the end, not a broken one */
 }
 
-static enum dfl_status load_certificate(SSL_CTX *ctx, const char *path, X509 **cert, struct dfl_error *err)
+static enum dfl_status load_certificate(SSL_CTX *ctx, const char *path, X509 **cert,
+                                        struct dfl_error *err)
 {
     enum dfl_status status;
     struct file f;

@@ -1,8 +1,9 @@
 /*
  * transport.c - plain TCP as a struct dfl_transport, and the only file with socket calls.
  *
- * Owns the descriptors of a connection: its own, and those of the name look-up before it. Tries every address
- * of a name in turn under the caller's one deadline. Never waits, never raises SIGPIPE, reads no clock.
+ * Owns the descriptors of a connection: its own, and those of the name look-up before it. Tries
+ * every address of a name in turn under the caller's one deadline. Never waits, never raises
+ * SIGPIPE, reads no clock.
  */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
@@ -32,7 +33,7 @@
 #define KEEPALIVE_PROBES 3
 #define USER_TIMEOUT_MS 16000
 
-enum tcp_state { TCP_NEW, TCP_RESOLVING, TCP_CONNECTING, TCP_OPEN };
+enum tcp_state { TCP_NEW, TCP_RESOLVING, TCP_CONNECTING, TCP_OPEN, TCP_FAILED };
 
 struct tcp {
     struct dfl_transport base;
@@ -50,6 +51,7 @@ struct tcp {
     int fd;             /* the attempt, or the connection; -1 = none */
     int64_t give_up_ms; /* when this address has used up its share */
     int64_t wake_ms;
+    bool write_failed; /* reading goes on: what the peer said before it closed is still there */
 };
 
 /* ------------------------------------------------------------------ errors */
@@ -169,7 +171,7 @@ void dfl_sockets_want(struct dfl_sockets *set, int fd, unsigned events)
         s->events = events;
 }
 
-/* The entry is cleared first: a fork in between must not close a number that somebody else has got. */
+/* The entry is cleared first: a child forked in between must not close somebody else's number. */
 static void close_entry(struct dfl_socket *s)
 {
     int fd = atomic_exchange(&s->fd, -1);
@@ -252,8 +254,8 @@ static int dns_connect(ares_socket_t fd, const struct sockaddr *to, ares_socklen
     return connect(fd, to, len);
 }
 
-static ares_ssize_t dns_receive(ares_socket_t fd, void *buf, size_t cap, int flags, struct sockaddr *from,
-                                ares_socklen_t *len, void *set)
+static ares_ssize_t dns_receive(ares_socket_t fd, void *buf, size_t cap, int flags,
+                                struct sockaddr *from, ares_socklen_t *len, void *set)
 {
     (void)set;
     return recvfrom(fd, buf, cap, flags, from, len);
@@ -317,9 +319,11 @@ static void tune(int fd)
 #endif
 }
 
-static enum dfl_io failed_io(struct tcp *t, enum dfl_status status, const char *step, const char *reason)
+static enum dfl_io failed_io(struct tcp *t, enum dfl_status status, const char *step,
+                             const char *reason)
 {
     dfl_fail(&t->base.error, status, "%s %s: %s", step, t->peer, reason);
+    t->state = TCP_FAILED;
     t->wake_ms = INT64_MAX;
     return DFL_IO_ERROR;
 }
@@ -347,7 +351,8 @@ bool dfl_socket_is_own_peer(int fd)
     memset(&here, 0, sizeof here);
     memset(&there, 0, sizeof there);
     here.len = there.len = sizeof here.u;
-    if (getsockname(fd, &here.u.any, &here.len) != 0 || getpeername(fd, &there.u.any, &there.len) != 0)
+    if (getsockname(fd, &here.u.any, &here.len) != 0 ||
+        getpeername(fd, &there.u.any, &there.len) != 0)
         return false;
     return here.len == there.len && memcmp(&here.u, &there.u, here.len) == 0;
 }
@@ -375,7 +380,8 @@ static enum dfl_io all_failed(struct tcp *t, size_t tried)
     for (size_t i = 1; i < tried; i++)
         same = same && t->failed[i] == t->failed[0];
     if (same)
-        return failed_io(t, DFL_UNREACHABLE, "connect to", dfl_errno_text(t->failed[0], buf, sizeof buf));
+        return failed_io(t, DFL_UNREACHABLE, "connect to",
+                         dfl_errno_text(t->failed[0], buf, sizeof buf));
     for (size_t i = 0; i < tried && used < sizeof text; i++)
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%s: %s", i > 0 ? "; " : "",
                                  dfl_socket_address_text(&t->list[i], where),
@@ -438,8 +444,8 @@ static enum dfl_io begin_resolve(struct tcp *t, struct dfl_now now, int64_t dead
     }
     t->state = TCP_RESOLVING;
     t->step = "resolve";
-    status = dfl_resolver_new(t->host, t->port, deadline_ms - now.ms, t->options, &t->sockets, &t->resolver,
-                              &why);
+    status = dfl_resolver_new(t->host, t->port, deadline_ms - now.ms, t->options, &t->sockets,
+                              &t->resolver, &why);
     if (status != DFL_OK)
         return failed_io(t, status, "resolve", why.text);
     return DFL_IO_DONE;
@@ -472,7 +478,7 @@ static enum dfl_io tcp_connect(struct dfl_transport *base, struct dfl_now now, i
     struct tcp *t = tcp_of(base);
     enum dfl_io io = DFL_IO_DONE;
 
-    if (base->error.status != DFL_OK)
+    if (t->state == TCP_FAILED)
         return DFL_IO_ERROR;
     dfl_sockets_sweep(&t->sockets);
     if (t->state == TCP_NEW)
@@ -494,10 +500,7 @@ static bool not_now(int error)
 /* True when bytes can flow; otherwise *io says what to return. */
 static bool may_flow(struct tcp *t, const char *step, enum dfl_io *io)
 {
-    *io = DFL_IO_ERROR;
-    if (t->base.error.status != DFL_OK)
-        return false;
-    *io = DFL_IO_AGAIN;
+    *io = t->state == TCP_FAILED ? DFL_IO_ERROR : DFL_IO_AGAIN;
     if (t->state != TCP_OPEN)
         return false;
     t->step = step;
@@ -537,6 +540,8 @@ static enum dfl_io tcp_write(struct dfl_transport *base, const void *buf, size_t
 
     if (!may_flow(t, "write", &io))
         return io;
+    if (t->write_failed)
+        return DFL_IO_ERROR;
     do
         n = send(t->fd, buf, len, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
@@ -546,7 +551,10 @@ static enum dfl_io tcp_write(struct dfl_transport *base, const void *buf, size_t
     }
     if (not_now(errno))
         return DFL_IO_AGAIN;
-    return failed_io(t, DFL_BROKEN, "write to", dfl_errno_text(errno, text, sizeof text));
+    t->write_failed = true;
+    dfl_fail(&base->error, DFL_BROKEN, "write to %s: %s", t->peer,
+             dfl_errno_text(errno, text, sizeof text));
+    return DFL_IO_ERROR;
 }
 
 /* ------------------------------------------------------------------ the rest */
@@ -555,10 +563,11 @@ static size_t tcp_interest(struct dfl_transport *base, bool want_write, struct d
 {
     struct tcp *t = tcp_of(base);
 
-    if (base->error.status != DFL_OK)
+    if (t->state == TCP_FAILED)
         dfl_sockets_want(&t->sockets, t->fd, 0);
     else if (t->state == TCP_OPEN)
-        dfl_sockets_want(&t->sockets, t->fd, DFL_READABLE | (want_write ? DFL_WRITABLE : 0));
+        dfl_sockets_want(&t->sockets, t->fd,
+                         DFL_READABLE | (want_write && !t->write_failed ? DFL_WRITABLE : 0));
     return dfl_sockets_interest(&t->sockets, out);
 }
 
@@ -625,8 +634,9 @@ static struct tcp *tcp_new(const struct dfl_endpoint *ep, const struct dfl_net_o
     return t;
 }
 
-enum dfl_status dfl_tcp_open_list(const struct dfl_endpoint *ep, const struct dfl_socket_address *list,
-                                  size_t count, struct dfl_transport **out)
+enum dfl_status dfl_tcp_open_list(const struct dfl_endpoint *ep,
+                                  const struct dfl_socket_address *list, size_t count,
+                                  struct dfl_transport **out)
 {
     struct tcp *t = tcp_new(ep, NULL);
     struct dfl_socket_address *copy = malloc(count * sizeof *copy);

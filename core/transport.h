@@ -40,6 +40,7 @@ struct dfl_transport_ops {
      */
     enum dfl_io (*connect)(struct dfl_transport *t, struct dfl_now now, int64_t deadline_ms);
     enum dfl_io (*read)(struct dfl_transport *t, void *buf, size_t cap, size_t *got);
+    /* After an ERROR, read still hands out what the peer said before it closed. */
     enum dfl_io (*write)(struct dfl_transport *t, const void *buf, size_t len, size_t *put);
     /*
      * Fills at most DFL_INTEREST_MAX descriptors, returns how many. want_write: the caller has

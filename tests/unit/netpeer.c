@@ -1,6 +1,6 @@
 /*
- * netpeer.c - the peers of the transport tests. Owns the sockets and the one thread it is asked to make.
- * Anything that cannot fail on a healthy machine aborts the test program with its line.
+ * netpeer.c - the peers of the transport tests. Owns the sockets and the one thread it is asked to
+ * make. Anything that cannot fail on a healthy machine aborts the test program with its line.
  */
 #include "netpeer.h"
 
@@ -178,7 +178,8 @@ size_t peer_descriptors(void)
 
 enum { TYPE_A = 1, TYPE_AAAA = 28 };
 
-/* The question's name as text; returns the offset behind the whole question, 0 when it makes no sense. */
+/* The question's name as text; returns the offset behind the whole question, 0 when it makes no
+ * sense. */
 static size_t read_question(const unsigned char *q, size_t len, char *name, size_t cap, int *type)
 {
     size_t at = 12, used = 0;
@@ -223,7 +224,8 @@ static size_t put_address(unsigned char *out, int type, const char *literal)
 }
 
 /* Writes the answer to q into out (512 bytes, at least as many as q); 0: say nothing. */
-static size_t answer(const struct dns_server *s, const unsigned char *q, size_t len, bool tcp, unsigned char *out)
+static size_t answer(const struct dns_server *s, const unsigned char *q, size_t len, bool tcp,
+                     unsigned char *out)
 {
     const struct dns_name *known;
     const char *literal = NULL;
@@ -239,8 +241,11 @@ static size_t answer(const struct dns_server *s, const unsigned char *q, size_t 
     memcpy(out, q, end);
     memset(out + 6, 0, 6);
     out[2] = 0x85; /* an answer, authoritative, recursion as asked */
-    out[3] = (unsigned char)(!known || known->answer == DNS_NOT_FOUND ? 3 : known->answer == DNS_FAILURE ? 2 : 0);
-    if (!known || (known->answer != DNS_ADDRESSES && known->answer != DNS_TRUNCATED && known->answer != DNS_TCP_CUT))
+    out[3] = (unsigned char)(!known || known->answer == DNS_NOT_FOUND ? 3
+                             : known->answer == DNS_FAILURE           ? 2
+                                                                      : 0);
+    if (!known || (known->answer != DNS_ADDRESSES && known->answer != DNS_TRUNCATED &&
+                   known->answer != DNS_TCP_CUT))
         return end;
     if (!tcp && known->answer != DNS_ADDRESSES) {
         out[2] |= 2;

@@ -1,6 +1,6 @@
 /*
- * netpeer.h - what the tests of transports have in common: listeners, an address that never answers, a name
- * server of our own, and a loop that drives a transport as a host would.
+ * netpeer.h - what the tests of transports have in common: listeners, an address that never
+ * answers, a name server of our own, and a loop that drives a transport as a host would.
  */
 #ifndef NETPEER_H
 #define NETPEER_H
@@ -14,9 +14,11 @@
 int64_t peer_now_ms(void);
 struct dfl_now peer_at(int64_t ms);
 
-/* A listening socket of 127.0.0.1 or ::1 on a free port. -1 when the machine has no such address. */
+/* A listening socket of 127.0.0.1 or ::1 on a free port. -1 when the machine has no such address.
+ */
 int peer_listen(int family, int backlog, uint16_t *port);
-/* A free port of 127.0.0.1 where nobody listens and, as long as the returned descriptor is open, nobody can. */
+/* A free port of 127.0.0.1 where nobody listens and, as long as the returned descriptor is open,
+ * nobody can. */
 int peer_closed_port(uint16_t *port);
 int peer_accept(int listener);
 struct dfl_socket_address peer_address(const char *literal, uint16_t port);
@@ -41,12 +43,21 @@ size_t peer_descriptors(void); /* open ones of this process */
 
 /* --------------------------------------------------------------- name server */
 
-enum dns_answer { DNS_ADDRESSES, DNS_NOT_FOUND, DNS_NO_DATA, DNS_FAILURE, DNS_MUTE, DNS_TRUNCATED, DNS_TCP_CUT };
+enum dns_answer {
+    DNS_ADDRESSES,
+    DNS_NOT_FOUND,
+    DNS_NO_DATA,
+    DNS_FAILURE,
+    DNS_MUTE,
+    DNS_TRUNCATED,
+    DNS_TCP_CUT
+};
 
 /* One name that it knows; it has never heard of any other. */
 struct dns_name {
     const char *name;
-    enum dns_answer answer; /* DNS_TRUNCATED: the addresses, but over TCP only; DNS_TCP_CUT: and closes instead */
+    enum dns_answer answer; /* DNS_TRUNCATED: the addresses, but over TCP only; DNS_TCP_CUT: and
+                               closes instead */
     const char *v4, *v6;    /* NULL = none of that kind */
 };
 

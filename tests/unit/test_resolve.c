@@ -1,6 +1,6 @@
 /*
- * test_resolve.c - names to addresses: literals and localhost without a name server, everything else by one of
- * our own, in all the ways in which those fail.
+ * test_resolve.c - names to addresses: literals and localhost without a name server, everything
+ * else by one of our own, in all the ways in which those fail.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -186,7 +186,8 @@ static void both_families_are_answered(void **state)
     int seen[2] = {0, 0};
 
     dfl_sockets_init(&sockets);
-    assert_int_equal(dfl_resolver_new("both.test", 6388, PATIENCE_MS, &f->options, &sockets, &r, &err), DFL_OK);
+    assert_int_equal(
+        dfl_resolver_new("both.test", 6388, PATIENCE_MS, &f->options, &sockets, &r, &err), DFL_OK);
     while ((status = dfl_resolver_run(r, peer_at(0), &list, &count, &err)) == DFL_PENDING) {
         assert_true(dfl_resolver_wake_ms(r) > 0 && dfl_resolver_wake_ms(r) < PATIENCE_MS);
         n = dfl_sockets_interest(&sockets, in);
@@ -281,7 +282,8 @@ static void a_dead_name_server_leaves_time_for_the_next(void **state)
 
     assert_int_equal(bind(udp, &silent.u.any, silent.len), 0); /* receives, never answers */
     assert_int_equal(getsockname(udp, &silent.u.any, &silent.len), 0);
-    snprintf(servers, sizeof servers, "127.0.0.1:%u,%s", (unsigned)ntohs(silent.u.v4.sin_port), f->server.address);
+    snprintf(servers, sizeof servers, "127.0.0.1:%u,%s", (unsigned)ntohs(silent.u.v4.sin_port),
+             f->server.address);
     f->options.name_servers = servers;
     listener = peer_listen(AF_INET, 4, &port);
     connects(f, "db.test", listener, port);

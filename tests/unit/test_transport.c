@@ -1,6 +1,7 @@
 /*
- * test_transport.c - plain TCP: how it connects under one deadline, what it says when it cannot, and which
- * descriptors it shows, keeps and closes. Time is an argument here too: only bytes are waited for.
+ * test_transport.c - plain TCP: how it connects under one deadline, what it says when it cannot,
+ * and which descriptors it shows, keeps and closes. Time is an argument here too: only bytes are
+ * waited for.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -158,7 +159,8 @@ static void a_refusal_names_host_port_and_reason(void **state)
     char expected[100];
 
     (void)state;
-    snprintf(expected, sizeof expected, "connect to 127.0.0.1:%u: connection refused", (unsigned)port);
+    snprintf(expected, sizeof expected, "connect to 127.0.0.1:%u: connection refused",
+             (unsigned)port);
     assert_int_equal(peer_connect(t, PATIENCE_MS), DFL_IO_ERROR);
     assert_int_equal(t->error.status, DFL_UNREACHABLE);
     assert_string_equal(t->error.text, expected);
@@ -298,13 +300,16 @@ static void a_refusal_costs_no_time(void **state)
     list[1] = peer_address("127.0.0.1", closed);
     list[2] = peer_address("127.0.0.1", hole.port);
     t = open_list(list, 3);
-    while ((io = t->ops->connect(t, peer_at(100), 1000)) == DFL_IO_AGAIN && t->ops->wake_ms(t) != 1000)
+    while ((io = t->ops->connect(t, peer_at(100), 1000)) == DFL_IO_AGAIN &&
+           t->ops->wake_ms(t) != 1000)
         peer_wait(t, false);
-    assert_int_equal(io, DFL_IO_AGAIN); /* both refused within the same moment, the last has the rest */
+    assert_int_equal(io,
+                     DFL_IO_AGAIN); /* both refused within the same moment, the last has the rest */
     assert_int_equal(t->ops->connect(t, peer_at(1000), 1000), DFL_IO_ERROR);
-    assert_string_equal(t->error.text,
-                        "connect to db:6388: 127.0.0.1: connection refused; 127.0.0.1: connection refused; "
-                        "127.0.0.1: connection timed out");
+    assert_string_equal(
+        t->error.text,
+        "connect to db:6388: 127.0.0.1: connection refused; 127.0.0.1: connection refused; "
+        "127.0.0.1: connection timed out");
     assert_int_equal(t->error.status, DFL_UNREACHABLE);
     t->ops->close(t);
     black_hole_close(&hole);
@@ -410,8 +415,34 @@ static void writing_to_nobody_raises_no_signal(void **state)
         peer_wait(t, true);
     assert_int_equal(t->error.status, DFL_BROKEN);
     assert_memory_equal(t->error.text, "write to 127.0.0.1:", 19);
-    assert_true(strstr(t->error.text, ": broken pipe") || strstr(t->error.text, ": connection reset by peer"));
+    assert_true(strstr(t->error.text, ": broken pipe") ||
+                strstr(t->error.text, ": connection reset by peer"));
     assert_string_equal(t->ops->step(t), "write");
+    t->ops->close(t);
+}
+
+static void last_words_can_be_read_after_a_failed_write(void **state)
+{
+    int peer;
+    struct dfl_transport *t = connected(&peer);
+    char buf[64];
+    size_t n;
+    unsigned events;
+
+    (void)state;
+    assert_int_equal(t->ops->write(t, "never read\n", 11, &n), DFL_IO_DONE);
+    assert_int_equal(recv(peer, buf, 1, MSG_PEEK), 1);
+    assert_int_equal(send(peer, "error_auth\n", 11, 0), 11);
+    close(peer); /* with bytes unread: a reset */
+    while (t->ops->write(t, "more\n", 5, &n) != DFL_IO_ERROR)
+        peer_wait(t, true);
+    assert_int_equal(t->ops->write(t, "more\n", 5, &n), DFL_IO_ERROR); /* sticks */
+    only_descriptor(t, true, &events);
+    assert_int_equal(events, DFL_READABLE);
+    assert_int_equal(peer_read(t, buf, sizeof buf, &n), DFL_IO_DONE);
+    assert_int_equal(n, 11);
+    assert_memory_equal(buf, "error_auth\n", 11);
+    assert_int_not_equal(peer_read(t, buf, sizeof buf, &n), DFL_IO_DONE);
     t->ops->close(t);
 }
 
@@ -499,6 +530,7 @@ int main(void)
         TEST(a_socket_never_talks_to_itself),
         TEST(a_reset_is_an_error_with_a_reason),
         TEST(writing_to_nobody_raises_no_signal),
+        TEST(last_words_can_be_read_after_a_failed_write),
         TEST(without_descriptors_it_says_so),
         TEST(a_forked_child_only_closes),
         TEST(errors_have_words_in_every_locale),
