@@ -127,6 +127,7 @@ enum dfl_status dfl_key_join(const char *prefix, const char *key, size_t len,
         return status;
     if (prefix_len > 0)
         memcpy(out, prefix, prefix_len);
+    /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): dfl_key_check refuses NULL */
     memcpy(out + prefix_len, key, len);
     out[prefix_len + len] = '\0';
     *out_len = prefix_len + len;

@@ -134,23 +134,25 @@ static enum dfl_status make_shards(struct dfl_client *c, const char *text, struc
 
     if (st != DFL_OK)
         return st;
-    shards = calloc(*count, sizeof *shards);
-    for (size_t i = 0; shards && i < *count; i++) {
+    shards = calloc(*count, sizeof(struct dfl_server *));
+    if (shards == NULL)
+        st = DFL_NOMEM;
+    for (size_t i = 0; st == DFL_OK && i < *count; i++) {
         shards[i] = server_at(c, list[i].text);
         if (shards[i])
             continue;
-        if (dfl_server_new(c, &list[i], &shards[i]) != DFL_OK) {
-            free(shards);
-            shards = NULL;
-            break;
+        st = dfl_server_new(c, &list[i], &shards[i]);
+        if (st == DFL_OK) {
+            shards[i]->configured = false; /* until all of them are there */
+            dfl_list_append(&c->servers, &shards[i]->by_client);
         }
-        shards[i]->configured = false; /* until all of them are there */
-        dfl_list_append(&c->servers, &shards[i]->by_client);
     }
     free(list);
     c->old_servers = true;
-    if (shards == NULL)
-        return dfl_fail(err, DFL_NOMEM, "out of memory");
+    if (st != DFL_OK) {
+        free(shards);
+        return dfl_fail(err, st, "out of memory");
+    }
     *out = shards;
     return DFL_OK;
 }
@@ -167,6 +169,7 @@ static void use_shards(struct dfl_client *c, struct dfl_server **shards, size_t 
         dfl_list_append(&old, &server->by_client);
     }
     for (size_t i = 0; i < count; i++) {
+        /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): count > 0 comes with shards */
         shards[i]->configured = true;
         dfl_list_append(&c->servers, &shards[i]->by_client);
     }
@@ -322,6 +325,7 @@ void dfl_client_shutdown(struct dfl_client *c, struct dfl_now now)
 {
     dfl_enter(c, now);
     while (!dfl_list_empty(&c->sessions))
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): ending a session takes it off the list */
         dfl_session_end(DFL_CONTAINER(c->sessions.next, struct dfl_session, by_client), now);
     c->shut = true;
     while (dfl_server_close_idle(c))

