@@ -134,8 +134,10 @@ static void start_try(struct dfl_call *call)
         dfl_end_without(call, call->error.status);
         return;
     }
-    if (dfl_call_blocked(call, conn, start_try))
+    if (dfl_call_blocked(call, conn, start_try)) {
+        dfl_leave_conn(call); /* it may die before the debt is paid */
         return;
+    }
     r = dfl_lock_request(call, DFL_CMD_LOCK, try_done);
     if (r == NULL) {
         dfl_out_of_memory(call);
@@ -242,8 +244,10 @@ static void stand_in_line(struct dfl_call *call)
         dfl_end_without(call, call->error.status);
         return;
     }
-    if (dfl_call_blocked(call, call->conn, stand_in_line))
+    if (dfl_call_blocked(call, call->conn, stand_in_line)) {
+        dfl_leave_conn(call); /* it may die before the debt is paid */
         return;
+    }
     r = dfl_lock_request(call, DFL_CMD_LOCK, line_done);
     if (r == NULL) {
         dfl_out_of_memory(call);

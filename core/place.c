@@ -134,8 +134,10 @@ static void ask_enqueue(struct dfl_call *call)
         dfl_end_without(call, call->error.status);
         return;
     }
-    if (dfl_call_blocked(call, call->conn, ask_enqueue))
+    if (dfl_call_blocked(call, call->conn, ask_enqueue)) {
+        dfl_leave_conn(call); /* it may die before the debt is paid */
         return;
+    }
     r = dfl_lock_request(call, DFL_CMD_ENQUEUE, enqueue_done);
     if (r == NULL) {
         dfl_out_of_memory(call);
