@@ -278,6 +278,9 @@ dfl_entry_read(uint32 entry, struct dfl_hold_data *data, int64 *deadline_ms)
 		if ((before & 1) == 0 && before == pg_atomic_read_u32(&e->sequence))
 		{
 			*deadline_ms = Min(data->lease_deadline_ms, link_ms);
+			/* Given back already, though the worker has not come to it yet. */
+			if (DFL_ENTRY_MARKED(word))
+				data->state = DFL_RELEASING;
 			return DFL_ENTRY_NUMBER(word);
 		}
 		if (tries >= READ_SPINS)

@@ -197,7 +197,7 @@ extern void dfl_entry_write_end(struct dfl_entry *e);
 
 /*
  * A consistent copy, with its deadline: the earlier of lease and home connection. Returns the number of the hold it
- * belongs to; 0 when the entry is free, or was left half-written by a worker that stands still. Any process.
+ * belongs to, marked ones being DFL_RELEASING; 0 when the entry is free, or was left half-written by a worker that stands still. Any process.
  */
 extern uint64 dfl_entry_read(uint32 entry, struct dfl_hold_data *data, int64 *deadline_ms);
 
