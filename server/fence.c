@@ -39,7 +39,6 @@ struct fence {
     int64_t unsafe_until_ms;
     int64_t wall_ms;
     int fd; /* -1: no file */
-    char trouble[256];
     struct log_limit said;
     int64_t now_ms;
     unsigned char random[4096];
@@ -107,10 +106,8 @@ static bool write_record(struct fence *f, struct record r)
     if (write_whole(f->fd, bytes, RECORD, (off_t)(r.sequence % 2) * RECORD) &&
         fdatasync(f->fd) == 0) {
         f->last = r;
-        f->trouble[0] = '\0';
         return true;
     }
-    snprintf(f->trouble, sizeof f->trouble, "write fence state file: %s", strerror(errno));
 
     unsigned long left_out;
 
@@ -320,11 +317,6 @@ void fence_nothing_held(struct fence *f)
         return;
     r.leases_end = 0;
     write_record(f, r);
-}
-
-const char *fence_trouble(const struct fence *f)
-{
-    return f->trouble[0] ? f->trouble : NULL;
 }
 
 void fence_close(struct fence *f, bool clean)

@@ -37,9 +37,6 @@ bool fence_extend(void *ctx, int64_t lease_s);
 /* Nothing is held any more and has not been for a while: the file need not keep anybody waiting. */
 void fence_nothing_held(struct fence *f);
 
-/* Why the last grant was refused, or NULL. */
-const char *fence_trouble(const struct fence *f);
-
 /* clean: nothing is held, the next run may grant at once. */
 void fence_close(struct fence *f, bool clean);
 

@@ -24,7 +24,7 @@ struct program {
     struct loop *loop;
     int stops; /* how often it was told to end */
     int64_t stop_at_ms;
-    bool clean; /* nothing was held at the end */
+    size_t holds; /* at the end */
 };
 
 /* ----------------------------------------------------------------- signals */
@@ -69,8 +69,8 @@ static bool finished(void *ctx, struct dfl_now now)
 
     if (p->stops == 0)
         return false;
-    p->clean = locktable_holds(p->service->table) == 0;
-    return p->clean || p->stops > 1 || now.ms >= p->stop_at_ms;
+    p->holds = locktable_holds(p->service->table);
+    return p->holds == 0 || p->stops > 1 || now.ms >= p->stop_at_ms;
 }
 
 static int64_t wake_ms(void *ctx)
@@ -187,7 +187,7 @@ static int serve(struct program *p)
     log_line(LOG_INFO, "listening", "host=%s port=%u",
              log_value(host, sizeof host, p->options.host), port);
     loop_run(p->loop);
-    log_line(LOG_INFO, "ended", "clean=%s", p->clean ? "true" : "false");
+    log_line(LOG_INFO, "ended", "holds=%zu", p->holds);
     return 0;
 }
 
@@ -197,7 +197,7 @@ static void clean_up(struct program *p)
         loop_free(p->loop);
     tls_server_free(p->tls);
     service_free(p->service);
-    fence_close(p->fence, p->clean);
+    fence_close(p->fence, p->holds == 0);
     options_free(&p->options);
 }
 

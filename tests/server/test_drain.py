@@ -43,7 +43,7 @@ def test_holders_go_on_everybody_else_is_refused(make_server):
     assert server.running()
     assert holder.release("s", slot, command="sr") == "ok"
     assert server.process.wait() == 0
-    assert "clean=true" in server.log()
+    assert 'msg="ended" holds=0' in server.log()
 
 
 def test_the_close_of_the_last_holder_ends_it(server):
@@ -70,7 +70,7 @@ def test_patience_ends(make_server):
     assert holder.renew("k", token, 60) == "ok 60"
     assert server.process.wait() == 0
     assert time.monotonic() - began >= 0.45
-    assert "clean=false" in server.log()
+    assert 'msg="ended" holds=1' in server.log()
     holder.expect_closed()
 
 
