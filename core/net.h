@@ -51,6 +51,7 @@ struct dfl_socket {
 
 struct dfl_sockets {
     struct dfl_socket at[DFL_SOCKETS_MAX];
+    size_t used; /* entries behind these have always been free: most connections need one */
 };
 
 void dfl_sockets_init(struct dfl_sockets *set);

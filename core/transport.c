@@ -109,13 +109,13 @@ void dfl_sockets_init(struct dfl_sockets *set)
 /* The entry of a descriptor that its owner has not given up, or NULL. */
 static struct dfl_socket *entry_of(struct dfl_sockets *set, int fd)
 {
-    for (size_t i = 0; fd >= 0 && i < DFL_SOCKETS_MAX; i++)
+    for (size_t i = 0; fd >= 0 && i < set->used; i++)
         if (atomic_load(&set->at[i].fd) == fd && !set->at[i].retired)
             return &set->at[i];
     return NULL;
 }
 
-/* A free entry, if the owner has fewer than interest() can show. */
+/* The first free entry, if the owner has fewer than interest() can show. */
 static struct dfl_socket *free_entry(struct dfl_sockets *set)
 {
     struct dfl_socket *found = NULL;
@@ -123,7 +123,7 @@ static struct dfl_socket *free_entry(struct dfl_sockets *set)
 
     for (size_t i = 0; i < DFL_SOCKETS_MAX; i++) {
         if (atomic_load(&set->at[i].fd) < 0)
-            found = &set->at[i];
+            found = found ? found : &set->at[i];
         else if (!set->at[i].retired)
             owned++;
     }
@@ -160,6 +160,8 @@ int dfl_sockets_open(struct dfl_sockets *set, int family, int type, int protocol
     s->events = 0;
     s->shown = s->retired = false;
     atomic_store(&s->fd, fd);
+    if ((size_t)(s - set->at) >= set->used)
+        set->used = (size_t)(s - set->at) + 1;
     return fd;
 }
 
@@ -196,7 +198,7 @@ void dfl_sockets_drop(struct dfl_sockets *set, int fd)
 
 void dfl_sockets_sweep(struct dfl_sockets *set)
 {
-    for (size_t i = 0; i < DFL_SOCKETS_MAX; i++)
+    for (size_t i = 0; i < set->used; i++)
         if (set->at[i].retired && !set->at[i].shown)
             close_entry(&set->at[i]);
 }
@@ -205,7 +207,7 @@ size_t dfl_sockets_interest(struct dfl_sockets *set, struct dfl_interest *out)
 {
     size_t n = 0;
 
-    for (size_t i = 0; i < DFL_SOCKETS_MAX; i++) {
+    for (size_t i = 0; i < set->used; i++) {
         struct dfl_socket *s = &set->at[i];
         int fd = atomic_load(&s->fd);
 
