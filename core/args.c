@@ -67,6 +67,11 @@ static enum dfl_status check_bytes(const char *what, const char *s, size_t len,
                                    struct dfl_error *err)
 {
     for (size_t i = 0; i < len;) {
+        if (s[i] > ' ' && s[i] < 0x7F) { /* nearly all of nearly every key */
+            i++;
+            continue;
+        }
+
         const char *forbidden = forbidden_name(s[i]);
         size_t n = utf8_length((const unsigned char *)s + i, len - i);
 

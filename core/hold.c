@@ -71,7 +71,7 @@ struct dfl_hold *dfl_hold_new(struct dfl_session *s, struct dfl_key *key, struct
                  (long long)c->settings.max_locks);
         return NULL;
     }
-    h = calloc(1, sizeof *h);
+    h = malloc(sizeof *h);
     if (h == NULL || dfl_timer_room(c) != DFL_OK) {
         free(h);
         if (c->host.give_lock)
@@ -79,6 +79,7 @@ struct dfl_hold *dfl_hold_new(struct dfl_session *s, struct dfl_key *key, struct
         dfl_fail(err, DFL_NOMEM, "out of memory");
         return NULL;
     }
+    *h = (struct dfl_hold){0};
     h->session = s;
     h->key = key;
     key->refs++;

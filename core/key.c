@@ -35,10 +35,8 @@ static void grow(struct dfl_client *c)
     c->bucket_count = count;
 }
 
-struct dfl_key *dfl_key_find(struct dfl_client *c, const char *bytes, size_t len)
+static struct dfl_key *find(struct dfl_client *c, const char *bytes, size_t len, uint32_t hash)
 {
-    uint32_t hash = hash_of(bytes, len);
-
     if (c->bucket_count == 0)
         return NULL;
     for (struct dfl_key *k = c->buckets[hash & (c->bucket_count - 1)]; k; k = k->next) {
@@ -48,9 +46,15 @@ struct dfl_key *dfl_key_find(struct dfl_client *c, const char *bytes, size_t len
     return NULL;
 }
 
+struct dfl_key *dfl_key_find(struct dfl_client *c, const char *bytes, size_t len)
+{
+    return find(c, bytes, len, hash_of(bytes, len));
+}
+
 struct dfl_key *dfl_key_get(struct dfl_client *c, const char *bytes, size_t len)
 {
-    struct dfl_key *k = dfl_key_find(c, bytes, len);
+    uint32_t hash = hash_of(bytes, len);
+    struct dfl_key *k = find(c, bytes, len, hash);
 
     if (k) {
         k->refs++;
@@ -64,7 +68,7 @@ struct dfl_key *dfl_key_get(struct dfl_client *c, const char *bytes, size_t len)
     if (k == NULL)
         return NULL;
     k->client = c;
-    k->hash = hash_of(bytes, len);
+    k->hash = hash;
     k->refs = 1;
     k->len = (uint16_t)len;
     memcpy(k->bytes, bytes, len);
