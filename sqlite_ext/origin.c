@@ -11,6 +11,7 @@
 
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 #include <sqlite3ext.h>
 SQLITE_EXTENSION_INIT3
@@ -20,13 +21,18 @@ static bool in_name(char c)
     return isalnum((unsigned char)c) || c == '_' || c == '$' || (unsigned char)c >= 0x80;
 }
 
-/* The name as a whole word: dflock_locks does not mention dflock_lock. */
+/*
+ * The name as a whole word: dflock_locks does not mention dflock_lock. Done at every call, on short
+ * statements: strcasestr() would prepare for long ones each time.
+ */
 static bool mentions(const char *sql, const char *function)
 {
     size_t len = strlen(function);
+    const char first[] = {function[0], (char)toupper((unsigned char)function[0]), '\0'};
 
-    for (const char *at = sql; at && (at = strcasestr(at, function)); at += len)
-        if (!in_name(at[len]) && (at == sql || !in_name(at[-1])))
+    for (const char *at = sql; at && (at = strpbrk(at, first)); at++)
+        if (strncasecmp(at, function, len) == 0 && !in_name(at[len]) &&
+            (at == sql || !in_name(at[-1])))
             return true;
     return false;
 }
