@@ -63,6 +63,11 @@ static bool nested(const struct sq_session *s)
     return dfl_wait_descriptor(s->wait) >= 0;
 }
 
+static int64_t with_grace(int64_t at_ms)
+{
+    return at_ms < INT64_MAX - DRIVER_GRACE_MS ? at_ms + DRIVER_GRACE_MS : INT64_MAX;
+}
+
 /* When this session is to be looked at. One with a driver is the driver's business first. */
 static int64_t due_ms(struct sq_session *s)
 {
@@ -72,8 +77,8 @@ static int64_t due_ms(struct sq_session *s)
     if (atomic_load(&s->ready) ||
         (watched ? atomic_load(&s->closed) : atomic_load(&s->left_behind)))
         return INT64_MIN;
-    if (atomic_load(&s->drivers) > 0 && next < INT64_MAX - DRIVER_GRACE_MS)
-        next += DRIVER_GRACE_MS;
+    if (atomic_load(&s->drivers) > 0)
+        next = with_grace(next);
     if (watched && !nested(s)) {
         int64_t soon = dfl_clock().ms + UNNESTED_INTERVAL_MS;
         next = soon < next ? soon : next;
@@ -143,7 +148,7 @@ static void set_watched(struct sq_session *s, bool watched)
  * it is late. */
 static bool driver_at_work(const struct sq_session *s, struct dfl_now now)
 {
-    return s->drivers > 0 && now.ms < atomic_load(&s->next_ms) + DRIVER_GRACE_MS;
+    return s->drivers > 0 && now.ms < with_grace(atomic_load(&s->next_ms));
 }
 
 /*
