@@ -192,7 +192,7 @@ def test_closing_one_connection_while_others_wait_and_hold(run_script, server):
         """, servers=server)
 
 
-def test_ten_thousand_connects_leak_nothing(run_script, server):
+def test_two_thousand_connects_leak_nothing(run_script, server):
     lines = run_script("""
         def figures():
             with open("/proc/self/statm") as f:
@@ -206,9 +206,11 @@ def test_ten_thousand_connects_leak_nothing(run_script, server):
         before = figures()
         cycles(2000)
         after = figures()
-        print(after[0] - before[0], after[1] - before[1] < 4000, before, after)
+        print(after[0] - before[0], after[1] - before[1], before, after)
         """, servers=server, deadline=120)
-    assert lines[0].startswith(("0 True", "-")), lines
+    descriptors, kilobytes = map(int, lines[0].split()[:2])
+    assert descriptors <= 0, lines
+    assert kilobytes < (4000 if not os.environ.get("SANITIZE") else 1 << 30), lines  # sanitizers keep what is freed
     eventually(lambda: server.stats()["connections"] <= 1)
 
 
@@ -263,46 +265,66 @@ def test_the_parent_killed_with_a_child_alive_loses_its_lock_at_once(start_scrip
         os.kill(child, signal.SIGKILL)
 
 
+REAP = """
+def reap(pid):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert status == 0, status
+            return
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("a child hangs")
+"""
+
+
 def test_500_forks_under_constant_renewal(run_script, server):
-    """Children that exit in every way, close included, while the thread renews all the time; none hangs."""
-    run_script("""
-        sessions = [connect() for _ in range(4)]
-        for n, s in enumerate(sessions):
-            for i in range(10):
-                s.value("SELECT dflock_lock(?, 0, 1)", f"k{n}.{i}")
-        stop = threading.Event()
-        def hammer(s, n):
-            while not stop.is_set():
-                s.value("SELECT dflock_acquire(?, 0)", f"x{n}")
-                s.value("SELECT dflock_release(?)", f"x{n}")
-        threads = [in_thread(hammer, s, n) for n, s in enumerate(sessions[:2])]
-        for n in range(500):
-            pid = os.fork()
-            if pid == 0:
-                if n % 5 == 1:
-                    assert sessions[3].value("SELECT dflock_is_held('k3.0')") == 0
-                if n % 5 == 2:
-                    sessions[3].close()
-                if n % 5 == 3:
-                    assert sessions[3].value("SELECT dflock_acquire(?, 0)", f"child{n}") == 1
-                if n % 5 == 4:
-                    assert sessions[3].value("SELECT dflock_acquire(?, 0)", f"child{n}") == 1
-                    sessions[3].close()
-                os._exit(0)
-            deadline = time.monotonic() + 20
-            while True:
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
-                    assert status == 0, (n, status)
-                    break
-                assert time.monotonic() < deadline, f"child {n} hangs"
-                time.sleep(0.002)
-        stop.set()
-        for t in threads:
-            t()
-        for n, s in enumerate(sessions):
-            for i in range(10):
-                assert s.value("SELECT dflock_assert_held(?, 1)", f"k{n}.{i}") == 1
+    """Children that use and close what they have inherited, while the thread renews all the time; none hangs."""
+    run_script(REAP + """
+sessions = [connect() for _ in range(4)]
+for n, s in enumerate(sessions):
+    for i in range(50):
+        s.value("SELECT dflock_lock(?, 0, 1)", f"k{n}.{i}")
+for n in range(500):
+    pid = os.fork()
+    if pid == 0:
+        if n % 5 == 1:
+            assert sessions[3].value("SELECT dflock_is_held('k3.0')") == 0
+        if n % 5 == 2:
+            sessions[3].close()
+        if n % 5 >= 3:
+            assert sessions[3].value("SELECT dflock_acquire(?, 0)", f"child{n}") == 1
+        if n % 5 == 4:
+            sessions[3].close()
+        os._exit(0)
+    reap(pid)
+for n, s in enumerate(sessions):
+    for i in range(50):
+        assert s.value("SELECT dflock_assert_held(?, 1)", f"k{n}.{i}") == 1
+        """, servers=server, deadline=150)
+
+
+def test_forks_while_other_threads_work(run_script, server):
+    """Such a child must not use SQLite, whose own mutexes may be taken; it leaves, and harms nobody."""
+    run_script(REAP + """
+sessions = [connect() for _ in range(4)]
+stop = threading.Event()
+def hammer(n):
+    while not stop.is_set():
+        sessions[n].value("SELECT dflock_acquire(?, 0, 1)", f"k{n}")
+        sessions[n].value("SELECT dflock_release(?)", f"k{n}")
+threads = [in_thread(hammer, n) for n in range(4)]
+for n in range(300):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    reap(pid)
+stop.set()
+for end in threads:
+    end()
+for n, s in enumerate(sessions):
+    assert s.value("SELECT dflock_acquire(?, 5)", f"k{n}") == 1
         """, servers=server, deadline=150)
 
 
