@@ -316,8 +316,6 @@ void grant_end(struct locktable *t, struct grant *g, bool expired, int64_t now_m
     dfl_timer_clear(&t->leases, &g->lease);
     dfl_link_remove(&g->mine);
     e->holders--;
-    if (e->limit == 1)
-        e->u.busy.x.lone = NULL;
     if (place) {
         place->grant = NULL;
         place->state = LAPSED;

@@ -328,7 +328,6 @@ static void serve_stalled(struct locktable *t, int64_t now_ms)
         struct entry *e = t->stalled;
 
         t->stalled = e->u.busy.x.next_stalled;
-        e->u.busy.x.lone = NULL;
         e->stalled = false;
         entry_hand_on(t, e, now_ms);
     }

@@ -656,6 +656,69 @@ static void test_gate(void **state)
     locktable_free(b.t);
 }
 
+static void test_nobody_overtakes_when_the_gate_opens(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    begin(&b);
+    locktable_gate(b.t, false);
+    assert_int_equal(acquire(&b, owner(&b, 1), "k", 1, 60, NULL), DFL_PENDING);
+    locktable_gate(b.t, true);
+    assert_int_equal(acquire(&b, owner(&b, 2), "k", 1, 0, NULL), DFL_TIMEOUT);
+    tick(&b, 0);
+    expect(&b, 1, DFL_OK);
+    locktable_free(b.t);
+}
+
+/* More places than one step of a close takes back: the rest is passed over, and nobody is told. */
+static void test_an_owner_that_is_still_being_stripped(void **state)
+{
+    struct bench b;
+    struct lock_given held[1200], last;
+    char key[32];
+
+    (void)state;
+    begin(&b);
+    struct lock_owner *one = owner(&b, 1), *two = owner(&b, 2), *three = owner(&b, 3);
+
+    for (int i = 0; i < 1200; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(acquire(&b, one, key, 1, 0, &held[i]), DFL_OK);
+        assert_int_equal(enqueue(&b, two, key, NULL), DFL_PENDING);
+    }
+    assert_int_equal(acquire(&b, one, "x", 1, 0, &last), DFL_OK);
+    assert_int_equal(acquire(&b, two, "x", 1, 60, NULL), DFL_PENDING);
+    assert_int_equal(enqueue(&b, three, "k1199", NULL), DFL_PENDING);
+    assert_int_equal(wait_for(&b, three, "k1199", 60, NULL), DFL_PENDING);
+    assert_int_equal(release(&b, "x", &last), DFL_OK);
+    locktable_close_owner(b.t, two, b.now); /* an effect for it is on its way */
+    assert_int_equal(release(&b, "k1199", &held[1199]), DFL_OK);
+    expect(&b, 3, DFL_OK);
+    expect_nothing(&b);
+    tick(&b, 0);
+    expect_nothing(&b);
+    assert_int_equal(acquire(&b, one, "x", 1, 0, NULL), DFL_OK);
+    locktable_free(b.t);
+}
+
+static void test_a_lapsed_place_outlives_the_idle_time(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    begin(&b);
+    struct lock_owner *one = owner(&b, 1);
+
+    assert_int_equal(enqueue(&b, one, "k", NULL), DFL_OK);
+    tick(&b, 10001);
+    tick(&b, 100000);
+    assert_int_equal(wait_for(&b, one, "k", 5, NULL), DFL_LEASE_EXPIRED);
+    tick(&b, 100000);
+    assert_int_equal(locktable_keys(b.t), 0);
+    locktable_free(b.t);
+}
+
 static void test_drain(void **state)
 {
     struct bench b;
@@ -1106,6 +1169,9 @@ int main(void)
         cmocka_unit_test(test_an_effect_for_one_who_has_gone),
         cmocka_unit_test(test_no_tokens),
         cmocka_unit_test(test_gate),
+        cmocka_unit_test(test_nobody_overtakes_when_the_gate_opens),
+        cmocka_unit_test(test_an_owner_that_is_still_being_stripped),
+        cmocka_unit_test(test_a_lapsed_place_outlives_the_idle_time),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_walk),
         cmocka_unit_test(test_memory_of_a_million_keys),
