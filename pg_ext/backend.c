@@ -353,6 +353,7 @@ dfl_ask_rows(enum dfl_op op, StringInfo rows)
 	struct dfl_slot_request request;
 	const struct dfl_slot_result *result;
 
+	dfl_attach();
 	memset(&request, 0, sizeof(request));
 	request.op = op;
 	initStringInfo(rows);

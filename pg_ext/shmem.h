@@ -122,6 +122,7 @@ struct dfl_hold_data
 	enum dfl_kind kind;
 	enum dfl_scope scope;
 	enum dfl_state state;
+	bool		from_enqueue;
 	uint32		link;			/* its home connection: index of dfl_shared.links */
 	int64		slots;
 	int64		fence;

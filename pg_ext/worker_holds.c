@@ -48,6 +48,19 @@ free_entry(uint32 index)
 
 /* ------------------------------------------------------------ earlier workers */
 
+/* Nobody counts on it any more: its session is gone, or was only waiting for it, or had given it back. */
+static bool
+is_unclaimed(struct dfl_entry *e)
+{
+	const struct dfl_hold_data *d = &e->data;
+
+	if (pg_atomic_read_u64(&dfl_slot(d->slot)->session) != d->session)
+		return true;
+	if (DFL_ENTRY_MARKED(pg_atomic_read_u64(&e->word)) || d->state == DFL_RELEASING)
+		return true;
+	return d->state != DFL_HELD && d->state != DFL_STATE_LOST && !d->from_enqueue;
+}
+
 static void
 lose_orphan(struct dfl_entry *e)
 {
@@ -76,7 +89,7 @@ dfl_holds_init(void)
 			pg_atomic_write_u32(&e->sequence, pg_atomic_read_u32(&e->sequence) + 1);
 		if (pg_atomic_read_u64(&e->word) == 0)
 			free_entries[free_count++] = i;
-		else if (pg_atomic_read_u64(&dfl_slot(e->data.slot)->session) != e->data.session)
+		else if (is_unclaimed(e))
 			free_entry(i);
 		else
 		{
@@ -191,6 +204,7 @@ static void
 write_state(struct dfl_hold_data *d, const struct dfl_hold_info *info)
 {
 	d->state = info->state;
+	d->from_enqueue = info->from_enqueue;
 	d->link = info->link;
 	d->slots = info->slots;
 	d->fence = info->fence;
