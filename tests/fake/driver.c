@@ -5,20 +5,25 @@
  * A host as small as a host can be: one thread, dfl_wait for readiness, dfl_clock for time. It adds
  * no logic of its own, so whatever a test sees through it is the engine's doing. Never used outside
  * the tests.
+ */
+/* clang-format off
  *
  *   driver [epoll|poll]
  *
- *   client name=value ...             a client with these settings over the defaults; keep_warm=1,
- * tls by its settings set name=value ...                dfl_client_configure session S | end S |
- * cap S n start ID S OP key=k ...           OP: acquire enqueue wait release release_token renew
- * release_all stats ping kind=sem slots=3 timeout=1.5|inf lock_timeout=0.5 lease=30 token=...
- * wait=0 scope=xact tag=7 cancel ID                         dfl_call_cancel held S key | assert S
- * key | leave S key | give S key | info S | servers | busy | shutdown | quit
+ *   client name=value ...      a client with these settings over the defaults; keep_warm=1
+ *   set name=value ...         dfl_client_configure
+ *   session S | end S | cap S n
+ *   start ID S OP key=k ...    acquire enqueue wait release release_token renew release_all stats ping
+ *                              kind=sem slots=3 timeout=1.5|inf lock_timeout=0.5 lease=30 token=...
+ *                              wait=0 scope=xact tag=7
+ *   cancel ID                  dfl_call_cancel
+ *   held S key | held_later S key SECONDS | assert S key | leave S key | give S key
+ *   info S | servers | busy | shutdown | quit
  *
  * Each command is answered by {"event":"reply",...}; calls end with {"event":"done","id":...}; the
- * log comes as
- * {"event":"log",...}.
+ * log comes as {"event":"log",...}.
  */
+/* clang-format on */
 #include "dflockd.h"
 
 #include <errno.h>
@@ -28,6 +33,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CALLS_MAX 4096
@@ -542,6 +548,15 @@ static void command_held(const struct words *w)
     event_end();
 }
 
+/* A host that was busy elsewhere: nothing of the client runs before the question. */
+static void command_held_later(const struct words *w)
+{
+    struct timespec nap = {.tv_sec = atoll(w->word[3])};
+    nap.tv_nsec = (long)(fmod(strtod(w->word[3], NULL), 1) * 1e9);
+    nanosleep(&nap, NULL);
+    command_held(w);
+}
+
 static void command_assert(const struct words *w)
 {
     struct dfl_error err = {0};
@@ -651,11 +666,22 @@ static const struct {
     size_t words; /* at least, the command's own included */
     void (*run)(const struct words *w);
 } commands[] = {
-    {"client", 1, command_client},   {"set", 2, command_set},   {"session", 2, command_session},
-    {"end", 2, command_end},         {"cap", 3, command_cap},   {"start", 4, command_start},
-    {"cancel", 2, command_cancel},   {"held", 3, command_held}, {"assert", 3, command_assert},
-    {"leave", 3, command_leave},     {"give", 3, command_give}, {"info", 2, command_info},
-    {"servers", 1, command_servers}, {"busy", 1, command_busy}, {"shutdown", 1, command_shutdown},
+    {"client", 1, command_client},
+    {"set", 2, command_set},
+    {"session", 2, command_session},
+    {"end", 2, command_end},
+    {"cap", 3, command_cap},
+    {"start", 4, command_start},
+    {"cancel", 2, command_cancel},
+    {"held", 3, command_held},
+    {"held_later", 4, command_held_later},
+    {"assert", 3, command_assert},
+    {"leave", 3, command_leave},
+    {"give", 3, command_give},
+    {"info", 2, command_info},
+    {"servers", 1, command_servers},
+    {"busy", 1, command_busy},
+    {"shutdown", 1, command_shutdown},
     {"quit", 1, command_quit},
 };
 

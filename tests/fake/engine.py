@@ -120,6 +120,10 @@ class Engine:
     def is_held(self, key="k", session="a"):
         return bool(self.command("held", session, key).yes)
 
+    def is_held_later(self, seconds, key="k", session="a"):
+        """The same after a time in which the host was busy elsewhere and nothing of the engine ran."""
+        return bool(self.command("held_later", session, key, seconds).yes)
+
     def assert_held(self, key="k", session="a"):
         return self.command("assert", session, key)
 

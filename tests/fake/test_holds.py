@@ -143,6 +143,16 @@ def test_unanswered_renewals_end_in_loss_at_the_deadline(make_peer, make_engine)
     assert lost.status == "lost" and lost.sqlstate == "40001" and "ago" in lost.text
 
 
+@pytest.mark.parametrize("lease, read_timeout", [(1, 6), (600, 1)], ids=["lease", "read timeout"])
+def test_a_host_that_did_not_run_is_not_told_yes(make_peer, make_engine, lease, read_timeout):
+    """The answer comes from the clock and the deadline, not from what was known when something last ran."""
+    peer = make_peer(held(lease=lease), auto={"n": "ok {lease}", "r": "ok"})
+    engine = make_engine(peer, server_read_timeout=read_timeout, keepalive=0.3)
+    engine.ok("acquire", key="k", lease=lease)
+    assert engine.is_held_later(0.2)
+    assert not engine.is_held_later(1.1)
+
+
 def test_an_unanswered_connection_dies_at_the_read_timeout(make_peer, make_engine):
     peer = make_peer(held(lease=600), auto={"n": None})
     engine = make_engine(peer, server_read_timeout=2, keepalive=0.3)

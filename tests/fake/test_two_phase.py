@@ -152,13 +152,16 @@ def test_a_grant_that_nobody_picked_up_is_not_renewed_and_lapses(make_peer, make
 
 
 def test_a_grant_picked_up_late_is_confirmed(make_peer, make_engine):
-    peer = make_peer(queued("SEND ok {t1} 2\nEXPECT n / k / {t1} 2\nSEND ok 2", 2), auto={"n": "ok {lease}"})
+    peer = make_peer(queued("SEND ok {t1} 2\nEXPECT n / k / {t1} 2\nWAIT confirm\nSEND ok 2", 2))
     engine = make_engine(peer)
     engine.ok("enqueue", key="k", lease=2)
     end = time.monotonic() + 1.2
     eventually(lambda: time.monotonic() > end)
-    hold = engine.ok("wait", key="k", timeout=60)
-    assert hold.state == "held" and peer.count("n") >= 1
+    call = engine.start("wait", key="k", timeout=60)
+    peer.reached("confirm")
+    assert not engine.done(call) and not engine.is_held("k")
+    peer.go("confirm")
+    assert engine.finish(call).state == "held"
     peer.check()
 
 
@@ -281,6 +284,23 @@ def test_a_cancelled_enqueue_gives_back_what_comes(make_peer, make_engine):
     peer.go("late")
     eventually(lambda: peer.closed or peer.count("r", "k"), what="closed or given back")
     assert not engine.is_held("k")
+
+
+def test_a_cancelled_enqueue_stands_in_no_queue(make_peer, make_engine):
+    peer = make_peer("""
+        EXPECT e / k /
+        WAIT late
+        SEND queued
+        EOF
+    """)
+    engine = make_engine(peer)
+    call = engine.start("enqueue", key="k")
+    peer.reached("late")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    peer.go("late")
+    peer.check()
+    assert peer.count("w") == 0
 
 
 def test_a_place_is_in_the_way_of_further_requests_for_its_key(make_peer, make_engine):
