@@ -220,15 +220,22 @@ static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, en
     return best;
 }
 
-/* What has arrived on the homes of the session's holds of that key may have ended them. */
+/* What has arrived on the homes of the session's holds of that key may have ended any of them. */
 static void read_homes(struct dfl_session *s, struct dfl_key *key)
 {
-    DFL_EACH(l, &key->holds)
-    {
+    struct dfl_link *l = key->holds.next;
+    uint64_t look = ++s->client->looks;
+
+    while (l != &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
-        if (h->session == s && h->home && (h->state == DFL_HELD || dfl_hold_is_place(h)))
+        l = l->next;
+        if (h->session == s && h->home && h->home->looked != look &&
+            (h->state == DFL_HELD || dfl_hold_is_place(h))) {
+            h->home->looked = look;
             dfl_conn_read(h->home);
+            l = key->holds.next;
+        }
     }
 }
 
@@ -584,10 +591,11 @@ enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *u
     }
     call->all = true;
     call->outstanding = 1; /* ours, until all are sent */
-    DFL_EACH(l, &s->holds)
-    {
-        struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
+    s->walk = s->holds.next;
+    while (s->walk != &s->holds) {
+        struct dfl_hold *h = DFL_CONTAINER(s->walk, struct dfl_hold, by_session);
 
+        s->walk = s->walk->next;
         if (h->scope != DFL_SCOPE_SESSION || h->state == DFL_RELEASING || dfl_hold_in_call(h))
             continue;
         if (h->state == DFL_STATE_LOST) {

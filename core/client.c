@@ -433,26 +433,31 @@ void dfl_session_end(struct dfl_session *s, struct dfl_now now)
     dfl_leave(c);
 }
 
+/* False: stopped by fn. What fn does to its hold may end others, by what it reads. */
+static bool each_hold(struct dfl_session *s, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
+{
+    s->walk = s->holds.next;
+    while (s->walk != &s->holds) {
+        struct dfl_link *l = s->walk;
+
+        s->walk = l->next;
+        if (!fn(arg, DFL_CONTAINER(l, struct dfl_hold, by_session)))
+            return false;
+    }
+    return true;
+}
+
 void dfl_session_each(struct dfl_session *s, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
 {
-    DFL_EACH(l, &s->holds)
-    {
-        if (!fn(arg, DFL_CONTAINER(l, struct dfl_hold, by_session)))
-            return;
-    }
+    (void)each_hold(s, fn, arg);
 }
 
 void dfl_client_each(struct dfl_client *c, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
 {
     DFL_EACH(l, &c->sessions)
     {
-        struct dfl_session *s = DFL_CONTAINER(l, struct dfl_session, by_client);
-
-        DFL_EACH(m, &s->holds)
-        {
-            if (!fn(arg, DFL_CONTAINER(m, struct dfl_hold, by_session)))
-                return;
-        }
+        if (!each_hold(DFL_CONTAINER(l, struct dfl_session, by_client), fn, arg))
+            return;
     }
 }
 

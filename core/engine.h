@@ -93,6 +93,7 @@ struct dfl_conn {
     size_t sent_renewals;
     struct dfl_link holds; /* whose home this is */
     size_t owned;          /* of those, held */
+    uint64_t looked;       /* the newest look at homes (client->looks) that has read it */
     unsigned link;         /* its small number, for the host */
     bool skip_hello;       /* it closed on `ping` once */
     bool answered;         /* any answer at all so far */
@@ -410,7 +411,8 @@ struct dfl_session {
     struct dfl_link by_client;
     struct dfl_client *client;
     struct dfl_link holds, calls;
-    size_t hold_count; /* lost ones not counted */
+    struct dfl_link *walk; /* the next of holds, for a walk whose steps may end any of them */
+    size_t hold_count;     /* lost ones not counted */
     int64_t cap;
     void *user;
 };
@@ -437,6 +439,7 @@ struct dfl_client {
     size_t active_conns, pending_calls;
     struct dfl_key **buckets;
     size_t bucket_count, key_count;
+    uint64_t looks; /* how often the homes of a key's holds have been read */
     struct dfl_conn **links; /* by small number */
     size_t link_cap;
     bool shut;

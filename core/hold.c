@@ -140,6 +140,8 @@ void dfl_hold_free(struct dfl_hold *h)
     quota_give(h);
     dfl_timer_clear(&c->timers, &h->timer);
     dfl_timer_unroom(c);
+    if (h->session && h->session->walk == &h->by_session)
+        h->session->walk = h->by_session.next;
     dfl_link_remove(&h->by_session);
     dfl_link_remove(&h->by_key);
     dfl_key_put(h->key);
