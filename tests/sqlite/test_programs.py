@@ -1,0 +1,85 @@
+"""C programs: many threads without SQLite's mutexes, an old SQLite, an application short of everything."""
+
+import subprocess
+
+import pytest
+
+from lib.paths import BUILD, SQLITE_EXTENSION
+from lib.process import clean_environment
+from sqlite.support import child_environment
+
+
+def program(name, *args, servers=None):
+    done = subprocess.run([BUILD / "tests" / "sqlite" / name, *map(str, args)], text=True, capture_output=True, timeout=120,
+                          env=clean_environment(child_environment(servers)))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("version", [3008000, 3030001])
+def test_sqlite_before_3_31_is_refused(version):
+    assert "1 dflockd needs SQLite 3.31 or later" in program("old_sqlite", SQLITE_EXTENSION, version)
+
+
+def test_threads_of_a_c_program(server):
+    assert program("threads", SQLITE_EXTENSION, 8, 200, servers=server) == "1600"
+    server.await_holders("taken", 0)
+
+
+def test_no_thread_no_lock(run_script, server):
+    """A hold that nobody could renew is none: it is given back, and the reason said."""
+    lines = run_script("""
+        import resource
+        a = connect()
+        if os.getuid() == 0:
+            os.setuid(54321)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        print(a.error("SELECT dflock_lock('k')"))
+        print(a.value("SELECT dflock_is_held('k')"))
+        """, servers=server)
+    assert "renewal thread" in lines[0] and "Resource temporarily unavailable" in lines[0]
+    assert lines[1] == "0"
+    server.await_holders("k", 0)
+
+
+def test_out_of_descriptors(run_script, server):
+    lines = run_script("""
+        import resource
+        a = connect()
+        b = connect()
+        b.value("SELECT dflock_lock('mine')")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        hoard = []
+        try:
+            while True:
+                hoard.append(os.dup(1))
+        except OSError:
+            pass
+        print(a.error("SELECT dflock_acquire('k', 0)"))
+        print(b.value("SELECT dflock_assert_held('mine', 1)"))
+        for fd in hoard:
+            os.close(fd)
+        print(a.value("SELECT dflock_acquire('k', 0)"))
+        """, servers=server)
+    assert "Too many open files" in lines[0], lines
+    assert lines[1:] == ["1", "1"]
+
+
+def test_a_utf16_database(run_script, server):
+    lines = run_script("""
+        a = connect()
+        a.rows("PRAGMA encoding = 'UTF-16'")
+        a.rows("CREATE TABLE t(x)")
+        a.rows("INSERT INTO t VALUES ('schlüssel-日本')")
+        print(a.value("SELECT dflock_acquire(x, 0) FROM t"), a.value("SELECT key FROM dflock_locks"))
+        """, servers=server)
+    assert lines == ["1 schlüssel-日本"]
+
+
+def test_text_that_is_not_utf8(db, server):
+    """Whatever is made of such a key, no table of ours fails for it."""
+    try:
+        db.value("SELECT dflock_acquire(CAST(x'66ff66' AS TEXT), 0)")
+    except Exception as error:
+        assert "22023" in str(error)
+    assert db.value("SELECT count(*) FROM dflock_locks") == db.value("SELECT count(*) FROM dflock_server_locks WHERE error IS NULL")
