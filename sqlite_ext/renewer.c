@@ -248,7 +248,7 @@ static enum dfl_status make_pipe(struct dfl_error *err)
         return DFL_OK;
     if (pipe(wake) != 0) {
         wake[0] = wake[1] = -1;
-        return dfl_fail(err, DFL_INTERNAL, "cannot start the renewal thread: pipe: %s",
+        return dfl_fail(err, DFL_TOO_MANY, "cannot start the renewal thread: pipe: %s",
                         strerror(errno));
     }
     for (int i = 0; i < 2; i++) {
@@ -265,9 +265,11 @@ static enum dfl_status start(struct dfl_error *err)
     pthread_t thread;
     enum dfl_status status = make_pipe(err);
 
-    if (status == DFL_OK && !wait_set && dfl_wait_new(DFL_WAIT_DEFAULT, &wait_set) != DFL_OK)
-        status =
-            dfl_fail(err, DFL_INTERNAL, "cannot start the renewal thread: %s", strerror(errno));
+    if (status == DFL_OK && !wait_set) {
+        status = dfl_wait_new(DFL_WAIT_DEFAULT, &wait_set);
+        if (status != DFL_OK)
+            status = dfl_fail(err, status, "cannot start the renewal thread: %s", strerror(errno));
+    }
     if (status != DFL_OK)
         return status;
     atomic_store(&sleeps_until, AWAKE);

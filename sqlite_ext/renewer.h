@@ -9,7 +9,7 @@
 
 struct sq_session;
 
-/* Starts the thread unless it runs. DFL_INTERNAL with the reason when that is not possible. */
+/* Starts the thread unless it runs. An error with the reason when that is not possible. */
 enum dfl_status sq_renewer_start(struct dfl_error *err);
 bool sq_renewer_runs(void);
 

@@ -233,9 +233,11 @@ static enum dfl_status start_engine(struct sq_session *s, struct dfl_error *err)
 
     if (status == DFL_OK)
         status = read_credentials(s, err);
-    if (status == DFL_OK && !s->wait && dfl_wait_new(DFL_WAIT_DEFAULT, &s->wait) != DFL_OK)
-        status = dfl_fail(err, DFL_INTERNAL, "cannot make a set of descriptors to wait for: %s",
-                          strerror(errno));
+    if (status == DFL_OK && !s->wait) {
+        status = dfl_wait_new(DFL_WAIT_DEFAULT, &s->wait);
+        if (status != DFL_OK)
+            status = dfl_fail(err, status, "cannot wait for descriptors: %s", strerror(errno));
+    }
     if (status == DFL_OK)
         status = make_client(s, &client, err);
     if (status != DFL_OK)
