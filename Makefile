@@ -24,7 +24,7 @@ PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno
 	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
 	$(if $(STRICT),-Werror)
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
-SHLIB_LINK := -lssl -lcrypto -lz -lcares -lpthread -Wl,--version-script=pgxs.exports
+SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread -Wl,--version-script=pgxs.exports
 # LLVM bitcode would need clang and buys nothing in functions that wait for a network.
 override with_llvm := no
 
@@ -91,7 +91,7 @@ SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointe
 ALL_CFLAGS := -std=c11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread -D_GNU_SOURCE \
 	-I. -Icore $(WARNINGS) $(SANITIZE_FLAGS) $(CPPFLAGS)
 ALL_LDFLAGS := $(LDFLAGS) -pthread $(SANITIZE_FLAGS)
-LIBRARIES := -lssl -lcrypto -lz -lcares
+LIBRARIES := -lssl -lcrypto -lz -lcares -lm
 
 CORE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard core/*.c))
 SERVER_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard server/*.c))
@@ -145,7 +145,7 @@ $(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
 SQLITE_OPENSSL ?= static
 SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljson-c,\
-	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjson-c.a -ldl)
+	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjson-c.a -ldl -lm)
 
 $(SQLITE): $(SQLITE_OBJS) $(CORE)
 	$(call say,LINK,$@)
@@ -177,13 +177,13 @@ PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(foreach s,$(PROGRAM_SUITES),
 $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES) -lm
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES)
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
 
 $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -lm -ldl
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -ldl
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
 

@@ -54,7 +54,7 @@ def test_the_sqlite_extension_exports_its_entry_alone():
 def test_the_sqlite_extension_brings_its_own_openssl():
     needed = run("readelf", "-d", SQLITE_EXTENSION)
     assert "libc.so" in needed
-    for library in ("libssl", "libcrypto", "libz", "libcares", "libsqlite3"):
+    for library in ("libssl", "libcrypto", "libz", "libcares", "libjson-c", "libsqlite3"):
         assert library not in needed
     assert "NODELETE" in needed
 
