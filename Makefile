@@ -23,6 +23,10 @@ PG_CPPFLAGS := -I$(ROOT) -I$(ROOT)/core -I$(ROOT)/pg_ext
 PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
 	$(if $(STRICT),-Werror)
+# A PostgreSQL that gcc built names flags that clang only complains about.
+ifneq ($(findstring clang,$(shell $(CC) --version)),)
+PG_CFLAGS += -Wno-ignored-optimization-argument -Wno-unknown-warning-option
+endif
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
 SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread -Wl,--version-script=pgxs.exports
 # LLVM bitcode would need clang and buys nothing in functions that wait for a network.
@@ -239,8 +243,22 @@ installcheck:  ## pg_regress against the running PostgreSQL where `make install`
 bench: all test-programs test-tools  ## speed, as ratios measured in one run
 	tests/bench/run
 
-fuzz:  ## libFuzzer targets; SECONDS_EACH= sets how long each
-	tests/fuzz/run
+# Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
+SECONDS ?= 30
+fuzz:  ## libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
+	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' \
+		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
+	@BUILD=build/fuzz tests/fuzz/run --seconds $(SECONDS) $(if $(TARGETS),--targets $(TARGETS))
+
+FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+JSON_READERS := $(patsubst %,$(OBJ)/sqlite_ext/%.o,answers server_locks snapshot)
+.PHONY: fuzz-programs
+fuzz-programs: $(FUZZ)
+$(BUILD)/tests/fuzz/fuzz_stats: $(JSON_READERS)
+$(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
 
 lint:  ## clang-tidy and cppcheck
 	tools/lint
