@@ -118,9 +118,9 @@ void dfl_call_cancel(struct dfl_call *call, struct dfl_now now)
     dfl_enter(c, now);
     if (call->status == DFL_PENDING) {
         call->giving_up = true; /* a grant that is read from here on is given back */
+        call->error.text[0] = '\0';
         if (call->give_up)
             call->give_up(call);
-        call->error.text[0] = '\0';
         dfl_call_end(call, DFL_CANCELED);
     }
     dfl_leave(c);
@@ -508,18 +508,32 @@ static void request_too_slow(struct dfl_call *call)
     dfl_call_end(call, call->error.status);
 }
 
+/* Where the hold is at home, else the control connection; what the server may not know goes over one
+ * that owns nothing. */
+static enum dfl_status token_conn(struct dfl_call *call, struct dfl_conn **conn)
+{
+    *conn = call->conn;
+    call->conn = NULL;
+    if (*conn)
+        return DFL_OK;
+    if (dfl_is_unproven(call))
+        return dfl_server_waiting(call->server, conn, &call->error);
+    return dfl_server_control(call->server, conn, &call->error);
+}
+
 static void send_token_release(struct dfl_call *call)
 {
-    struct dfl_conn *conn = call->conn;
+    struct dfl_conn *conn;
     struct dfl_request *r;
 
-    if (conn == NULL && dfl_server_control(call->server, &conn, &call->error) != DFL_OK) {
+    if (token_conn(call, &conn) != DFL_OK) {
         dfl_call_end(call, call->error.status);
         return;
     }
-    call->conn = NULL;
-    if (dfl_call_blocked(call, conn, send_token_release))
+    if (dfl_call_blocked(call, conn, send_token_release)) {
+        dfl_conn_idle(conn);
         return;
+    }
     r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, call->args.kind), call->key, call->token,
                         token_done, call);
     if (r == NULL) {
@@ -528,6 +542,8 @@ static void send_token_release(struct dfl_call *call)
     }
     dfl_request_owe(r);
     dfl_conn_send(conn, r);
+    if (dfl_list_empty(&conn->holds))
+        conn->taken = false; /* to the pool with the answer */
     if (call->no_wait) {
         r->done = token_unheard;
         dfl_call_end(call, DFL_OK);
