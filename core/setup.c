@@ -23,14 +23,25 @@ static void conn_up(struct dfl_conn *conn)
     dfl_conn_mark_dirty(conn);
 }
 
+/* What a fresh control connection hears counts; another one's tells only what is not known yet: an
+ * `error` there may also be the read time-out of a connection that was late. */
+static void note_ping(struct dfl_conn *conn, enum dfl_ping ping)
+{
+    struct dfl_server *server = conn->server;
+
+    if (conn->role == DFL_ROLE_CONTROL || server->ping != DFL_PING_OK)
+        server->ping = ping;
+}
+
 /* Begins the connection again without asking `ping`: this server closes on it. What was sent behind
  * it is sent again. */
 void dfl_conn_redial(struct dfl_conn *conn)
 {
     struct dfl_error err;
 
-    conn->server->no_hello_until_ms = conn->client->now.ms + NO_HELLO_MS;
-    conn->server->ping = DFL_PING_NO;
+    note_ping(conn, DFL_PING_NO);
+    if (conn->server->ping == DFL_PING_NO)
+        conn->server->no_hello_until_ms = conn->client->now.ms + NO_HELLO_MS;
     conn->state = DFL_CONN_DEAD;
     dfl_conn_watch(conn);
     conn->transport->ops->close(conn->transport);
@@ -75,7 +86,7 @@ static void hello_done(struct dfl_request *r, const struct dfl_answer_line *a,
 
     if (error)
         return;
-    server->ping = a->kind == DFL_ANS_OK ? DFL_PING_OK : DFL_PING_NO;
+    note_ping(conn, a->kind == DFL_ANS_OK ? DFL_PING_OK : DFL_PING_NO);
     if (conn->role == DFL_ROLE_CONTROL)
         server->fences_off = false;
     conn->hello_refused = a->kind != DFL_ANS_OK;
