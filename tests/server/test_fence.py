@@ -223,19 +223,24 @@ def test_nothing_is_granted_when_the_file_cannot_be_written(fenced, path):
         eventually(lambda: "nothing is granted: the fence state file cannot be written" in server.log())
 
 
-def test_the_file_is_synced_before_the_answer(processes, directory, path):
+def test_the_file_is_synced_before_the_answer(make_server, directory, path):
     """strace: no answer to a first grant leaves before fdatasync of the file."""
     trace = directory / "trace"
-    from lib.server import Server
-    server = Server(processes, "--fence-state-file", path,
-                    wrapper=["strace", "-f", "-o", trace, "-e", "trace=pwrite64,fdatasync,sendto"])
+    # -D: the server itself is our child, so that it is the one that is stopped at the end
+    server = make_server("--fence-state-file", path,
+                         wrapper=["strace", "-D", "-o", trace, "-e", "trace=pwrite64,fdatasync,sendto"])
     with server.connect() as w:
         w.lock("k", lease=50)
-    lines = trace.read_text().splitlines()
-    sent = next(i for i, line in enumerate(lines) if "sendto(" in line and '"ok ' in line)
+
+    def answer_at():
+        lines = trace.read_text().splitlines()
+        return next(((lines, i) for i, line in enumerate(lines) if "sendto(" in line and '"ok ' in line), None)
+
+    lines, sent = eventually(answer_at, what="the answer is in the trace")
     synced = max(i for i, line in enumerate(lines[:sent]) if "fdatasync(" in line)
-    assert any("pwrite64(" in line for line in lines[synced - 1:synced])
+    assert "pwrite64(" in lines[synced - 1]
     assert "leases_end_ms=0" not in lines[synced - 1]
+    assert server.terminate() == 0
 
 
 def test_the_state_file_is_readable_for_people(fenced, path):
