@@ -1,0 +1,333 @@
+/*
+ * checks.c - what clients say against what servers know, after every event. The one lie that must not happen is a yes of a client
+ * whose server has given the hold up; the causes for which nobody can be blamed are three, counted, and each has its time.
+ */
+#include "sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LATE (100 * MS) /* what a host may be late by */
+
+static int64_t deadline_published(const struct shadow *h)
+{
+    int64_t link = h->client->links[h->link];
+
+    return link < h->lease_deadline_ms ? link : h->lease_deadline_ms;
+}
+
+/* What a backend sees in shared memory, and what COMMIT goes by. */
+bool check_says_yes(const struct shadow *h)
+{
+    struct dfl_hold_info info;
+    int64_t now;
+
+    if (h->state != DFL_HELD)
+        return false;
+    now = client_now(h->client).ms;
+    dfl_hold_info(h->hold, &info);
+    if (info.deadline_ms < deadline_published(h))
+        sim_fault("published", "client %d: %s is published with a deadline %lld ms too late", h->client->id,
+                  key_names[h->key], (long long)(deadline_published(h) - info.deadline_ms));
+    return now < deadline_published(h);
+}
+
+/* ------------------------------------------------------------ a yes, and why */
+
+static void allowed_process(const struct shadow *h)
+{
+    if (!profile.restarts && !profile.drains)
+        sim_fault("yes", "client %d says yes to %s, whose server has ended though none does here", h->client->id,
+                  key_names[h->key]);
+    counters.allowed_process++;
+}
+
+static void allowed_release(const struct shadow *h)
+{
+    const struct model_hold *m = h->model;
+    int64_t age = sim_now - m->ended_us, interval = (int64_t)((double)m->lease_ms * 1000 * profile.renew_ratio);
+
+    if (m->released_by == NULL || m->released_by->client == h->client)
+        sim_fault("yes", "client %d says yes to %s, which it has released itself", h->client->id, key_names[h->key]);
+    if (!profile.foreign_release)
+        sim_fault("yes", "client %d says yes to %s, which somebody has released though nobody does here", h->client->id,
+                  key_names[h->key]);
+    if (h->client->disturbed_us >= m->ended_us - (int64_t)m->lease_ms * 1000)
+        interval = (int64_t)m->lease_ms * 1000;
+    if (age > interval + interval / 50 + LATE)
+        sim_fault("yes", "client %d says yes to %s %.3f s after it was released by token", h->client->id, key_names[h->key],
+                  (double)age / 1e6);
+    counters.allowed_release++;
+}
+
+static void allowed_cut(const struct shadow *h)
+{
+    const struct model_hold *m = h->model;
+    int64_t cut = m->conn->cut_us, age = sim_now - cut;
+
+    if (cut == 0)
+        sim_fault("yes", "client %d says yes to %s, whose connection #%d the server has closed", h->client->id,
+                  key_names[h->key], m->conn->id);
+    if (!profile.cuts)
+        sim_fault("yes", "client %d says yes to %s after a cut though nothing is cut here", h->client->id, key_names[h->key]);
+    if (age > profile.read_timeout_s * SECOND * 102 / 100)
+        sim_fault("yes", "client %d says yes to %s %.3f s after its connection was cut", h->client->id, key_names[h->key],
+                  (double)age / 1e6);
+    counters.allowed_cut++;
+}
+
+static void judge_yes(struct shadow *h)
+{
+    struct model_hold *m = h->model;
+
+    counters.yes_checks++;
+    if (m == NULL || strcmp(m->token, h->token) != 0)
+        m = h->model = model_find(h->token);
+    if (m == NULL)
+        sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
+    m->served = true;
+    if (model_lives(m))
+        return;
+    if (m->server->ended || (m->server->draining && m->ending == CLOSED))
+        allowed_process(h);
+    else if (m->ending == RELEASED)
+        allowed_release(h);
+    else if (m->ending == CLOSED)
+        allowed_cut(h);
+    else
+        sim_fault("yes", "client %d says yes to %s, whose lease is over at the server", h->client->id, key_names[h->key]);
+}
+
+/* With a file that remembers leases, a server that restarts makes no second holder. */
+static void judge_recovered(const struct shadow *h)
+{
+    for (struct client *c = all_clients; c; c = c->next) {
+        for (struct shadow *other = c->shadows; other; other = other->next) {
+            const struct model_hold *m = other->model;
+
+            if (other == h || c->dead || m == NULL || m->server == h->model->server ||
+                m->server->address != h->model->server->address || other->key != h->key ||
+                model_limit(m) != 1 || model_limit(h->model) != 1 || !check_says_yes(other) || m->ending != LIVES)
+                continue;
+            sim_fault("recovery", "client %d and client %d both say yes to %s, before and after a restart that remembers",
+                      c->id, h->client->id, key_names[h->key]);
+        }
+    }
+}
+
+/* `ping` cannot have met a reset, a full server or its read time-out, which look like a server that does not know it. */
+static bool surely_asked(void)
+{
+    return !profile.caps && !profile.cuts && !profile.late_per_mille && !profile.pauses && !profile.suspends;
+}
+
+void check_new_hold(struct shadow *h)
+{
+    struct user *u = h->user;
+    struct model_hold *m = h->model = model_find(h->token);
+    bool asks = u && (u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE || u->doing == ACT_WAIT);
+
+    TRACE("client %d holds %s until %.3f s of its clock from now", h->client->id, key_names[h->key],
+          (double)(deadline_published(h) - client_now(h->client).ms) / 1000);
+    if (u == NULL || u->cancelling || !asks || u->key != h->key || u->kind != h->kind ||
+        !(u->starting || (u->call && !u->ended)))
+        sim_fault("cancel", "client %d holds %s, which nobody asks for", h->client->id, key_names[h->key]);
+    if (m == NULL)
+        sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
+    if (m->lease_ms != h->lease_s * 1000)
+        sim_fault("hold", "client %d holds %s for %lld s, the server for %lld s", h->client->id, key_names[h->key],
+                  (long long)h->lease_s, (long long)m->lease_ms / 1000);
+    if (h->fence >= 0 && (uint64_t)h->fence != strtoull(strndupa(h->token, 16), NULL, 16))
+        sim_fault("fence", "client %d has another fence of %s than its token", h->client->id, key_names[h->key]);
+    if (h->fence >= 0 && !m->server->traits->fences)
+        sim_fault("fence", "client %d has a fence of %s from a server without", h->client->id, key_names[h->key]);
+    if (h->fence < 0 && m->server->traits->fences && surely_asked() && addresses[m->server->address].processes == 1)
+        sim_fault("fence", "client %d has no fence of %s", h->client->id, key_names[h->key]);
+    if (m->server->state_file)
+        judge_recovered(h);
+}
+
+/* ------------------------------------------------------------------ expiry */
+
+void check_expired(struct model_hold *h)
+{
+    const struct client *c = h->conn->client;
+
+    if (h->judged)
+        return;
+    h->judged = true;
+    TRACE("server %d: the lease of %s of #%d is over", h->server->id, model_name(h), h->conn->id);
+    if (c->dead)
+        counters.expired_dead++;
+    else if (c->suspended || c->disturbed_us >= h->set_us - 10 * MS || h->server->draining)
+        counters.expired_late++;
+    else if (h->waited && !h->served)
+        counters.expired_unwanted++;
+    else if (h->conn->client_closed && !h->server->auto_release)
+        counters.expired_left++;
+    else
+        sim_fault("lease", "the lease of %s of client %d (#%d) ran out though nothing kept the client from renewing or releasing",
+                  model_name(h), c->id, h->conn->id);
+}
+
+/* ------------------------------------------------------------------- calls */
+
+static bool waits(const struct user *u)
+{
+    return u->doing == ACT_WAIT || (u->doing == ACT_ACQUIRE && dfl_call_busy_since_ms(u->call) != 0);
+}
+
+/* The latest moment at which the call may end, by the client's clock. */
+static int64_t latest_end(const struct user *u)
+{
+    int64_t busy = dfl_call_busy_since_ms(u->call), answer = profile.connect_timeout_ms, end, limit = u->timeout_ms;
+
+    if (waits(u)) {
+        if (u->lock_timeout_ms > 0 && (limit == DFL_FOREVER || u->lock_timeout_ms < limit))
+            limit = u->lock_timeout_ms;
+        if (limit == DFL_FOREVER)
+            return INT64_MAX / 2;
+        end = (busy ? busy : u->began_ms) + limit + 100 + 2 * answer; /* the last try, a confirmation */
+    } else if (u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) {
+        end = u->began_ms + 2 * answer;
+    } else {
+        end = u->began_ms + answer;
+    }
+    /* One that was stopped goes on with what has come meanwhile. */
+    if (u->client->resumed_ms > u->began_ms && u->client->resumed_ms + 2 * answer > end)
+        end = u->client->resumed_ms + 2 * answer;
+    return end;
+}
+
+static int64_t proof_age(const struct user *u)
+{
+    int64_t since = u->client->proof_ms[u->address];
+
+    return client_now(u->client).ms - since;
+}
+
+static int64_t keepalive(void)
+{
+    int64_t third = profile.read_timeout_s * 1000 / 3;
+
+    return profile.keepalive_ms < third ? profile.keepalive_ms : third;
+}
+
+static void check_pending(const struct user *u)
+{
+    int64_t now = client_now(u->client).ms, busy;
+
+    if (now > latest_end(u) + 100)
+        sim_fault("deadline", "client %d.%d: a call has not ended %lld ms after its deadline", u->client->id, u->id,
+                  (long long)(now - latest_end(u)));
+    if (!waits(u))
+        return;
+    busy = dfl_call_busy_since_ms(u->call);
+    if (busy < u->client->resumed_ms)
+        busy = u->client->resumed_ms;
+    if (busy < u->began_ms)
+        busy = u->began_ms;
+    if (proof_age(u) > keepalive() + 3 * profile.connect_timeout_ms + 500 &&
+        now - busy > keepalive() + 3 * profile.connect_timeout_ms + 500)
+        sim_fault("silence", "client %d.%d waits on though its server has been silent for %.1f s", u->client->id, u->id,
+                  (double)proof_age(u) / 1000);
+}
+
+static void check_busy(struct user *u)
+{
+    counters.busy++;
+    if (proof_age(u) > keepalive() + 3000 + 100 && u->client->proof_ms[u->address] < u->began_ms + u->timeout_ms)
+        sim_fault("proof", "client %d.%d says busy, and the server's last sign of life is %.1f s old", u->client->id, u->id,
+                  (double)proof_age(u) / 1000);
+    if (u->doing != ACT_WAIT)
+        return;
+    counters.waits_kept++;
+    if (dfl_session_place(u->s, key_names[u->key], strlen(key_names[u->key]), u->kind) == NULL)
+        sim_fault("place", "client %d.%d was told \"not yet\", and has no place", u->client->id, u->id);
+    if (u->client->disturbed_us >= sim_now - 60 * SECOND)
+        return;
+    for (struct conn *c = net_conns; c; c = c->next) {
+        if (c->client == u->client && c->server && !c->server->ended &&
+            model_has_place(c->server->model, c, key_names[u->key]))
+            return;
+    }
+    for (struct server *s = all_servers; s; s = s->next) {
+        if (s->ended || s->draining)
+            return;
+    }
+    sim_fault("place", "client %d.%d was told \"not yet\", and the server has no place of it", u->client->id, u->id);
+}
+
+void check_call(struct user *u, enum dfl_status status)
+{
+    int64_t now = client_now(u->client).ms;
+    bool taking = u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE || u->doing == ACT_WAIT;
+    struct dfl_hold *hold = dfl_call_hold(u->call);
+
+    counters.calls++;
+    if (now > latest_end(u) + 100)
+        sim_fault("deadline", "client %d.%d: a call has ended %lld ms after its deadline", u->client->id, u->id,
+                  (long long)(now - latest_end(u)));
+    if (status == DFL_INTERNAL || status == DFL_NOMEM || status == DFL_PENDING)
+        sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_status_info(status)->name);
+    if (status == DFL_PROTOCOL)
+        sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_call_error(u->call)->text);
+    if (status == DFL_TIMEOUT)
+        check_busy(u);
+    else if (status != DFL_OK)
+        counters.errors++;
+    if (taking && status == DFL_OK && hold) {
+        struct dfl_hold_info info;
+
+        dfl_hold_info(hold, &info);
+        if (info.state == DFL_STATE_LOST || (info.state == DFL_QUEUED && u->doing == ACT_ENQUEUE))
+            return;
+        if (info.state != DFL_HELD)
+            sim_fault("status", "client %d.%d: granted, and the hold is %s", u->client->id, u->id, dfl_state_name(info.state));
+    }
+}
+
+/* ------------------------------------------------------------------- checks */
+
+/* A yes of the functions must be a yes of the published state too; reading what has arrived can only make it a no. */
+void check_asked(struct user *u)
+{
+    struct client *c = u->client;
+    struct dfl_now now = client_now(c);
+    int key = (int)rnd_range(0, KEYS - 1);
+    const char *name = key_names[key];
+    bool held, published = false;
+    enum dfl_status status;
+    struct dfl_error err;
+
+    for (struct shadow *h = c->shadows; h; h = h->next)
+        published = published || (h->user == u && h->key == key && check_says_yes(h));
+    held = dfl_is_held(u->s, name, strlen(name), now);
+    if (held && !published)
+        sim_fault("yes", "client %d.%d: is_held says yes to %s, what is published does not", c->id, u->id, name);
+    for (struct shadow *h = c->shadows; held && h; h = h->next) {
+        if (h->user == u && h->key == key && check_says_yes(h))
+            judge_yes(h);
+    }
+    status = dfl_assert_held(u->s, name, strlen(name), now, &err);
+    if ((status == DFL_OK) != held || (status != DFL_OK && status != DFL_LOST && status != DFL_NOT_HELD))
+        sim_fault("yes", "client %d.%d: is_held says %d to %s, assert_held says %s", c->id, u->id, held, name,
+                  dfl_status_info(status)->name);
+    client_touched(c);
+}
+
+void check_all(void)
+{
+    for (struct client *c = all_clients; c; c = c->next) {
+        if (c->dead)
+            continue;
+        for (struct shadow *h = c->shadows; h; h = h->next) {
+            if (h->state == DFL_HELD && check_says_yes(h))
+                judge_yes(h);
+        }
+        for (int i = 0; i < c->user_count && !c->suspended; i++) {
+            if (c->users[i].call && !c->users[i].ended)
+                check_pending(&c->users[i]);
+        }
+    }
+}
