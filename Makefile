@@ -25,7 +25,7 @@ PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno
 	$(if $(STRICT),-Werror)
 # A PostgreSQL that gcc built names flags that clang only complains about.
 ifneq ($(findstring clang,$(shell $(CC) --version)),)
-PG_CFLAGS += -Wno-ignored-optimization-argument -Wno-unknown-warning-option
+PG_CFLAGS += -Wno-ignored-attributes -Wno-ignored-optimization-argument -Wno-unknown-warning-option
 endif
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
 SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread -Wl,--version-script=pgxs.exports
