@@ -81,10 +81,9 @@ def test_a_turn_that_came_up_is_seen_by_the_next_wait(make_peer, make_engine):
     peer = make_peer(queued("SEND ok {t1} 30\nWAIT sent", 30), auto={"n": "ok {lease}"})
     engine = make_engine(peer)
     engine.ok("enqueue", key="k", lease=30)
-    peer.reached("sent")
+    peer.go("sent")
     assert engine.ok("wait", key="k", timeout=0).token == peer.value("t1")
     assert engine.is_held("k")
-    peer.go("sent")
     peer.check()
 
 
