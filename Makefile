@@ -190,6 +190,7 @@ $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lsqlite3 $(LIBRARIES) -ldl
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+include $(wildcard tests/*/*.mk)
 
 .PHONY: check run-tests test-programs test-tools pg-versions pg-one
 check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects, SANITIZE=address,undefined or thread
@@ -240,8 +241,8 @@ pg-one:
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
 	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
 
-bench: all test-programs test-tools  ## speed, as ratios measured in one run
-	tests/bench/run
+bench: all test-programs test-tools  ## speed, as ratios measured in one run; ARGS='--quick'
+	@BUILD=$(BUILD) VENV=$(VENV) tests/bench/run $(ARGS)
 
 # Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
 SECONDS ?= 30
@@ -314,6 +315,6 @@ distclean:  ## all of build/
 	rm -rf build
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(filter %akefile %.mk,$(MAKEFILE_LIST)) | expand -t 24
 
 endif
