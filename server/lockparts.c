@@ -179,6 +179,7 @@ static void forget_place(struct locktable *t, struct waiter *w)
 void waiter_leave(struct waiter *w)
 {
     dfl_link_remove(&w->queue);
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a waiter in a queue has an entry */
     w->entry->waiters--;
 }
 

@@ -564,6 +564,7 @@ static void ring_timers(struct loop *l, struct dfl_now now)
 
 static void bury_dead(struct loop *l)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): each link is off the list before it is freed */
     DFL_EACH (link, &l->dead) {
         dfl_link_remove(link);
         free(DFL_CONTAINER(link, struct conn, link));

@@ -68,6 +68,7 @@ static void put_string(struct session *s, const char *text, size_t len)
 
         step = character(p, len - i);
         if (step == 0) {
+            /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): out is counted, not terminated */
             memcpy(out + n, "\\ufffd", 6);
             n += 6;
         } else if (*p < 0x20 || *p == 0x7f) {

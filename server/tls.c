@@ -86,7 +86,7 @@ enum dfl_status tls_server_new(const char *cert, const char *key, struct tls_ser
 
 enum dfl_status tls_server_reload(struct tls_server *s, struct dfl_error *err)
 {
-    SSL_CTX *context;
+    SSL_CTX *context = NULL;
     enum dfl_status status = make_context(s->cert, s->key, &context, err);
 
     if (status != DFL_OK)
