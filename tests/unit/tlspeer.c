@@ -93,7 +93,7 @@ void wire_pump(struct wire *w)
 
     if (!w->server)
         return;
-    ERR_clear_error();
+    ERR_set_mark(); /* the client's queue is this thread's too */
     if (!w->accepted && SSL_accept(w->server) == 1) {
         const char *name = SSL_get_servername(w->server, TLSEXT_NAMETYPE_host_name);
 
@@ -104,7 +104,7 @@ void wire_pump(struct wire *w)
            (n = SSL_read(w->server, w->received + w->received_len,
                          (int)(sizeof w->received - w->received_len))) > 0)
         w->received_len += (size_t)n;
-    ERR_clear_error();
+    ERR_pop_to_mark();
 }
 
 static enum dfl_io wire_connect(struct dfl_transport *t, struct dfl_now now, int64_t deadline_ms)
@@ -150,10 +150,14 @@ static enum dfl_io wire_write(struct dfl_transport *t, const void *buf, size_t l
 
     if (w->broken_write)
         return wire_error(w, "write to");
-    if (w->full)
+    if (w->full || w->room == 0)
         return DFL_IO_AGAIN;
     if (w->chunk > 0 && len > w->chunk)
         len = w->chunk;
+    if (w->room > 0 && len > (size_t)w->room)
+        len = (size_t)w->room;
+    if (w->room > 0)
+        w->room -= (long)len;
     n = BIO_write(w->in, buf, (int)len);
     MUST(n > 0);
     w->writes++;
@@ -214,6 +218,7 @@ void wire_open(struct wire *w, const struct identity *id, int min_version, int m
     memset(w, 0, sizeof *w);
     w->base.ops = &wire_ops;
     w->cut_after = -1;
+    w->room = -1;
     w->in = BIO_new(BIO_s_mem());
     w->out = BIO_new(BIO_s_mem());
     MUST(w->in && w->out);

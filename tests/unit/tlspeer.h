@@ -39,6 +39,7 @@ struct wire {
     long delivered;
     bool shut;                     /* nobody is there any more: EOF when everything has been read */
     bool full;                     /* writes get AGAIN */
+    long room;                     /* so many bytes until it is full; -1 = never */
     int broken_read, broken_write; /* answer with an error */
     char seen_name[256];           /* SNI */
     char received[70000];          /* what the server has read */
