@@ -26,6 +26,8 @@ def child_environment(servers=None, driver="sqlite3", env=None):
     if servers is not None:
         listed = servers if isinstance(servers, (list, tuple)) else [servers]
         extra["DFLOCK_SERVERS"] = ",".join(str(s) for s in listed)
+    if "TSAN_OPTIONS" in os.environ:
+        extra["TSAN_OPTIONS"] = os.environ["TSAN_OPTIONS"] + ":die_after_fork=0"  # our children start threads
     extra.update(env or {})
     return extra
 
