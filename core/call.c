@@ -91,6 +91,15 @@ bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn,
     return true;
 }
 
+bool dfl_call_last_step(struct dfl_call *call)
+{
+    struct dfl_conn *conn = call->request ? call->request->conn : NULL;
+
+    if (conn && conn->state == DFL_CONN_CONNECTING)
+        dfl_conn_step(conn);
+    return call->status != DFL_PENDING;
+}
+
 void dfl_call_no_answer(struct dfl_call *call)
 {
     const struct dfl_client *c = call->session->client;
@@ -503,6 +512,8 @@ static void leave_request(struct dfl_call *call)
 
 static void request_too_slow(struct dfl_call *call)
 {
+    if (dfl_call_last_step(call))
+        return;
     dfl_call_no_answer(call);
     leave_request(call);
     dfl_call_end(call, call->error.status);

@@ -35,6 +35,8 @@ bool dfl_conn_quiet(const struct dfl_conn *conn)
 
 int64_t dfl_conn_deadline(const struct dfl_conn *conn)
 {
+    if (DFL_PLANTED(2))
+        return INT64_MAX;
     return conn->s_conn_ms + dfl_less_margin(conn->client->settings.server_read_timeout_ms);
 }
 
@@ -293,7 +295,7 @@ void dfl_conn_withdraw(struct dfl_request *r)
 {
     struct dfl_conn *conn = r->conn;
 
-    if (r->sent) {
+    if (r->sent && !DFL_PLANTED(5)) {
         dfl_request_bury(r);
         return;
     }
@@ -384,7 +386,7 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
         dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: the server speaks TLS; set tls to on",
                  address);
     else if (broken)
-        dfl_fail(&why, DFL_BROKEN, "connection to %s broke: %s", address, broken->error.text);
+        dfl_fail(&why, DFL_BROKEN, "%s", broken->error.text);
     else if (conn->state == DFL_CONN_LOGIN)
         dfl_fail(
             &why, DFL_BROKEN,
@@ -525,10 +527,8 @@ void dfl_conn_read(struct dfl_conn *conn)
     if (conn->state == DFL_CONN_DEAD || conn->state == DFL_CONN_CONNECTING)
         return;
     while (conn_read_once(conn)) {
-        if (++turns == READS_PER_TURN) {
-            dfl_timer_set(&conn->client->timers, &conn->timer, conn->client->now.ms + 1);
-            return; /* the timer goes on with what is left */
-        }
+        if (++turns == READS_PER_TURN)
+            break; /* readiness, or the timer for what TLS has buffered, goes on with what is left */
     }
     if (conn->state == DFL_CONN_DEAD)
         return;
@@ -661,6 +661,8 @@ void dfl_conn_schedule(struct dfl_conn *conn)
         due = earlier(conn->setup_deadline_ms, conn->transport->ops->wake_ms(conn->transport));
     else if (dfl_conn_setting_up(conn))
         due = conn->setup_deadline_ms;
+    else if (conn->transport->ops->buffered(conn->transport))
+        due = c->now.ms + 1; /* no descriptor tells of what TLS has decrypted already */
     else if (conn->owned > 0)
         due = earlier(dfl_conn_deadline(conn), conn->last_sent_ms + c->keepalive_ms);
     else {
@@ -750,10 +752,10 @@ static void conn_due(struct dfl_timer *timer, struct dfl_now now)
     if (conn->state == DFL_CONN_DEAD)
         return;
     if (dfl_conn_setting_up(conn)) {
-        if (now.ms >= conn->setup_deadline_ms)
+        if (conn->state == DFL_CONN_CONNECTING)
+            dfl_conn_step(conn); /* at the deadline the transport knows best what was missing */
+        if (dfl_conn_setting_up(conn) && now.ms >= conn->setup_deadline_ms)
             setup_too_slow(conn);
-        else if (conn->state == DFL_CONN_CONNECTING)
-            dfl_conn_step(conn);
     } else {
         dfl_conn_read(conn); /* what has arrived may be the answer whose absence would kill it */
         if (conn->state == DFL_CONN_READY)

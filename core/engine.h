@@ -17,6 +17,7 @@
 
 #include "dflockd.h"
 #include "list.h"
+#include "planted.h"
 #include "proto.h"
 #include "timers.h"
 #include "transport.h"
@@ -364,6 +365,8 @@ struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *key, size_t le
 enum dfl_status dfl_say_lost(struct dfl_hold *h,
                              struct dfl_error *err); /* tells the session: DFL_LOST */
 const char *dfl_kind_name(enum dfl_kind kind);
+/* A connection that was not made in time knows best why: true when that has ended the call. */
+bool dfl_call_last_step(struct dfl_call *call);
 /* What no answer in time means: still connecting or sent without an answer. */
 void dfl_call_no_answer(struct dfl_call *call);
 
@@ -457,7 +460,7 @@ void dfl_client_log(struct dfl_client *c, enum dfl_level level, const char *form
 /* 98 % of an interval: the margin for clocks that run at different rates. */
 static inline int64_t dfl_less_margin(int64_t interval_ms)
 {
-    return interval_ms - interval_ms / 50;
+    return DFL_PLANTED(3) ? interval_ms : interval_ms - interval_ms / 50;
 }
 
 #endif

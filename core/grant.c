@@ -83,6 +83,8 @@ void dfl_fail_with_word(struct dfl_call *call, const struct dfl_answer_line *a)
 
 void dfl_too_slow(struct dfl_call *call)
 {
+    if (dfl_call_last_step(call))
+        return;
     dfl_call_no_answer(call);
     dfl_server_failed(call->server, &call->error);
     dfl_end_without(call, call->error.status);
@@ -121,7 +123,7 @@ void dfl_granted(struct dfl_call *call, struct dfl_conn *conn, int64_t lease_s, 
         dfl_hold_settle(h, conn);
     call->conn = NULL; /* its home now */
     dfl_hold_set_tag(h, call->args.scope, call->args.tag);
-    dfl_hold_begin(h, h->token, h->fence, lease_s, sent_ms);
+    dfl_hold_begin(h, h->token, h->fence, lease_s, DFL_PLANTED(1) ? h->server->client->now.ms : sent_ms);
     dfl_call_end(call, DFL_OK);
 }
 
@@ -133,6 +135,8 @@ bool dfl_needs_confirming(const struct dfl_client *c, const struct dfl_request *
     int64_t least = lease_s * 1000 < srt ? lease_s * 1000 : srt;
     int64_t age = c->now.ms - r->sent_ms;
 
+    if (DFL_PLANTED(1))
+        return false;
     return dfl_request_blocks(r) ? age * 2 > least : age >= dfl_less_margin(least);
 }
 
