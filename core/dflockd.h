@@ -429,8 +429,8 @@ enum dfl_status dfl_acquire(struct dfl_session *s, const struct dfl_request_args
 /* DFL_OK: dfl_call_hold() is held ("acquired") or queued; see its state. */
 enum dfl_status dfl_enqueue(struct dfl_session *s, const struct dfl_request_args *a,
                             struct dfl_now now, struct dfl_call **call, struct dfl_error *err);
-/* DFL_OK: granted. DFL_TIMEOUT: not yet, the place is kept. Uses key, kind, timeout, lock_timeout,
- * scope, tag, user. */
+/* DFL_OK: granted. DFL_TIMEOUT: not yet, the place is kept. DFL_SELF: another call of the session
+ * waits for it. Uses key, kind, timeout, lock_timeout, scope, tag, user. */
 enum dfl_status dfl_wait_turn(struct dfl_session *s, const struct dfl_request_args *a,
                               struct dfl_now now, struct dfl_call **call, struct dfl_error *err);
 /* The session's own hold. DFL_OK: released. DFL_NOT_HELD: false. wait_answer false: ends as soon as

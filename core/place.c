@@ -331,6 +331,9 @@ static enum dfl_status begin_waiting(struct dfl_session *s, const struct dfl_req
         return dfl_fail(err, DFL_NOT_QUEUED,
                         "%s \"%s\" is held already, and did not come from dflock_enqueue",
                         dfl_kind_name(h->kind), h->key->bytes);
+    if (dfl_hold_is_place(h) && dfl_hold_in_call(h)) /* a place knows one call */
+        return dfl_fail(err, DFL_SELF, "another call of this session waits for %s \"%s\" already",
+                        dfl_kind_name(h->kind), h->key->bytes);
     call = dfl_call_new(s, a->user, err);
     if (call == NULL)
         return DFL_NOMEM;
