@@ -3,7 +3,10 @@
  * What it costs is the price of the loop and the network; what dflockd-local costs more is the
  * price of locks.
  *
- * Prints the same `listening` line as dflockd-local, takes a port or nothing, ends on SIGTERM.
+ *   echo_server [PORT]           sends back what comes
+ *   echo_server PORT answers     says yes to every request: for clients that speak the protocol
+ *
+ * Prints the same `listening` line as dflockd-local, ends on SIGTERM.
  */
 #include "server/log.h"
 #include "server/loop.h"
@@ -11,13 +14,20 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static struct dfl_link ready;
 static bool stopped;
 
+struct yes_man {
+    struct peer peer; /* first */
+    int lines;        /* of the request that is being read */
+    char command;     /* its first letter */
+};
+
 static struct peer *echo_open(void *ctx, struct dfl_now now)
 {
-    struct peer *p = calloc(1, sizeof *p);
+    struct peer *p = calloc(1, sizeof(struct yes_man));
 
     (void)ctx;
     if (!p)
@@ -35,6 +45,28 @@ static void echo_run(struct peer *p, struct dfl_now now)
     if (!outbuf_add(&p->out, in->buf + in->start, in->end - in->start))
         p->broken = true;
     in->start = in->scanned = in->end;
+    p->owes_since_ms = now.ms;
+}
+
+/* The third line of each request is answered: a grant, the seconds of a renewal, or plain ok. */
+static void answer_run(struct peer *p, struct dfl_now now)
+{
+    static const char grant[] = "ok 0123456789abcdef0123456789abcdef 33\n", renewed[] = "ok 33\n";
+    struct yes_man *y = (struct yes_man *)p;
+    char *line;
+    size_t len;
+
+    while (dfl_line_reader_next(&p->in, DFL_REQUEST_LINE_MAX, &line, &len) == DFL_OK) {
+        const char *text = y->command == 'l' ? grant : y->command == 'n' ? renewed : "ok\n";
+
+        if (y->lines++ == 0)
+            y->command = len > 0 ? line[0] : ' ';
+        if (y->lines < 3)
+            continue;
+        y->lines = 0;
+        if (!outbuf_add(&p->out, text, strlen(text)))
+            p->broken = true;
+    }
     p->owes_since_ms = now.ms;
 }
 
@@ -91,7 +123,7 @@ int main(int argc, char **argv)
                                  .finished = finished};
     struct protocol protocol = {.ready = &ready,
                                 .open = echo_open,
-                                .run = echo_run,
+                                .run = argc > 2 ? answer_run : echo_run,
                                 .silent = echo_silent,
                                 .gone = echo_gone,
                                 .tick = echo_tick,
