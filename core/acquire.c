@@ -99,7 +99,7 @@ static void try_done(struct dfl_request *r, const struct dfl_answer_line *a,
         busy(call);
     } else if (a->status == DFL_LEASE_EXPIRED) {
         start_try(call);
-    } else if (a->status == DFL_REFUSED && (!r->conn_owned || call->unproven)) {
+    } else if (dfl_is_plain_error(a) && (!r->conn_owned || call->unproven) && !DFL_PLANTED(6)) {
         dfl_suspect(call, r->conn);
     } else {
         dfl_fail_with_word(call, a);

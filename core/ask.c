@@ -38,7 +38,7 @@ static void reply_done(struct dfl_request *r, const struct dfl_answer_line *a,
 {
     struct dfl_server_reply *reply = r->owner;
 
-    reply->round_trip_us = reply->call->session->client->now.us - r->sent_us;
+    reply->round_trip_us = error ? -1 : reply->call->session->client->now.us - r->sent_us;
     if (error) {
         reply->conn = NULL;
         reply->error = *error;
@@ -126,6 +126,7 @@ static enum dfl_status ask_all(struct dfl_session *s, bool stats, void *user, st
         struct dfl_server_reply *reply = &call->replies[i];
 
         reply->call = call;
+        reply->round_trip_us = -1;
         memcpy(reply->address, c->shards[i]->address.text, sizeof reply->address);
         ask_one(reply, c->shards[i], stats);
     }

@@ -358,7 +358,9 @@ bool dfl_cancel(struct dfl_session *s, const char *key, size_t len, struct dfl_n
 
     dfl_enter(s->client, now);
     place = dfl_session_place(s, key, len, DFL_ANY_KIND);
-    if (place)
+    if (place && dfl_hold_in_call(place))
+        dfl_call_cancel(place->call, now); /* it gives the place up, and must not wait without one */
+    else if (place)
         dfl_place_leave(place);
     dfl_leave(s->client);
     return place != NULL;

@@ -385,8 +385,11 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
         conn->in.buf[conn->in.start + 1] == 0x03)
         dfl_fail(&why, DFL_UNREACHABLE, "connect to %s: the server speaks TLS; set tls to on",
                  address);
-    else if (broken)
+    else if (broken && conn->answered)
         dfl_fail(&why, DFL_BROKEN, "%s", broken->error.text);
+    else if (broken)
+        dfl_fail(&why, DFL_BROKEN, "%s, before the first answer (max-connections?)",
+                 broken->error.text);
     else if (conn->state == DFL_CONN_LOGIN)
         dfl_fail(
             &why, DFL_BROKEN,

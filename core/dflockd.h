@@ -486,7 +486,7 @@ struct dfl_server_answer {
     const char *error; /* "" when DFL_OK */
     const char *body;  /* stats: JSON text as the server sent it */
     size_t body_len;
-    int64_t round_trip_us; /* ping */
+    int64_t round_trip_us; /* ping; -1 without an answer */
 };
 size_t dfl_call_answers(const struct dfl_call *call);
 void dfl_call_answer(const struct dfl_call *call, size_t i, struct dfl_server_answer *a);

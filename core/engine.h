@@ -255,6 +255,7 @@ struct dfl_hold {
     bool offered;                 /* a place whose grant came up and waits for its `wait` */
     bool came_up;                 /* it was offered once */
     enum dfl_status place_status; /* of a place that is lost: what the next `wait` raises */
+    uint64_t fence_floor;         /* of a place: that of its `e`; it may come up before its `w` is sent */
     int64_t offer_sent_ms;        /* sending of the request that the offer answers */
     bool counted;                 /* in the host's quota */
     bool told;
@@ -389,6 +390,7 @@ bool dfl_may_repeat(struct dfl_call *call, const struct dfl_request *r,
                     const struct dfl_error *error);
 /* A plain `error`: meant for us, or the read time-out's, which closes? What follows on the
  * connection decides. */
+bool dfl_is_plain_error(const struct dfl_answer_line *a); /* `error` and no word more */
 void dfl_suspect(struct dfl_call *call, struct dfl_conn *conn);
 /* Too little of the grant is certain to be left. */
 bool dfl_needs_confirming(const struct dfl_client *c, const struct dfl_request *r, int64_t lease_s);

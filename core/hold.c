@@ -191,6 +191,8 @@ int64_t dfl_hold_deadline(const struct dfl_hold *h)
 
     if (h->state != DFL_HELD || h->home == NULL)
         return 0;
+    if (DFL_PLANTED(11))
+        return INT64_MAX;
     conn = dfl_conn_deadline(h->home);
     return conn < h->lease_deadline_ms ? conn : h->lease_deadline_ms;
 }
@@ -298,7 +300,7 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
 
     if (r == NULL)
         return DFL_NOMEM;
-    r->lease_s = h->lease_s;
+    r->lease_s = DFL_PLANTED(7) ? 0 : h->lease_s;
     if (done == NULL) {
         forget_renewal(h); /* the newest one counts */
         h->renewal = r;
@@ -398,6 +400,16 @@ void dfl_hold_orphaned(struct dfl_hold *h, const struct dfl_error *why)
 {
     dfl_link_remove(&h->by_conn);
     h->waiting = NULL; /* its request is told too */
+    if (DFL_PLANTED(8) && h->state == DFL_HELD) {
+        struct dfl_conn *next;
+        struct dfl_error err;
+
+        if (dfl_server_control(h->server, &next, &err) == DFL_OK) {
+            dfl_hold_settle(h, next);
+            next->owned++;
+            return;
+        }
+    }
     if (h->state == DFL_HELD || (dfl_hold_is_place(h) && !dfl_hold_in_call(h))) {
         h->place_status = h->came_up ? DFL_LAPSED : DFL_BROKEN;
         dfl_hold_lose(h, "%s", why->text);
@@ -434,6 +446,8 @@ enum dfl_status dfl_hold_release(struct dfl_hold *h)
     forget_renewal(h);
     home->owned--;
     h->state = DFL_RELEASING;
+    if (DFL_PLANTED(12))
+        memset(r->token, '0', DFL_TOKEN_LEN);
     quota_give(h);
     dfl_request_owe(r);
     dfl_conn_send(home, r);

@@ -38,6 +38,15 @@ static inline void dfl_link_remove(struct dfl_link *l)
     dfl_link_init(l);
 }
 
+static inline void dfl_list_prepend(struct dfl_link *head, struct dfl_link *l)
+{
+    dfl_link_remove(l);
+    l->next = head->next;
+    l->prev = head;
+    head->next->prev = l;
+    head->next = l;
+}
+
 static inline void dfl_list_append(struct dfl_link *head, struct dfl_link *l)
 {
     dfl_link_remove(l);

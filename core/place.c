@@ -31,6 +31,7 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
     if (a->kind == DFL_ANS_OK) {
         struct dfl_error err;
 
+        r->fence_floor = h->fence_floor;
         if (dfl_fence_read(h->server, r, a->token, &h->fence, &err) != DFL_OK) {
             memcpy(h->token, a->token, sizeof h->token);
             h->place_status = DFL_PROTOCOL;
@@ -69,7 +70,7 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
     }
 }
 
-static void queued(struct dfl_call *call, struct dfl_conn *conn)
+static void queued(struct dfl_call *call, struct dfl_conn *conn, uint64_t fence_floor)
 {
     struct dfl_hold *h = call->hold;
     struct dfl_request *w =
@@ -81,6 +82,7 @@ static void queued(struct dfl_call *call, struct dfl_conn *conn)
         return;
     }
     w->timeout_s = DFL_SECONDS_MAX;
+    h->fence_floor = fence_floor;
     h->state = DFL_QUEUED;
     dfl_hold_settle(h, conn);
     call->conn = NULL;
@@ -114,9 +116,9 @@ static void enqueue_done(struct dfl_request *r, const struct dfl_answer_line *a,
             r->conn->single_use = true;
             dfl_end_without(call, DFL_CANCELED);
         } else {
-            queued(call, r->conn);
+            queued(call, r->conn, r->fence_floor);
         }
-    } else if (a->status == DFL_REFUSED) {
+    } else if (dfl_is_plain_error(a)) {
         dfl_suspect(call, r->conn);
     } else {
         dfl_fail_with_word(call, a);

@@ -25,7 +25,7 @@ static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *
     (void)error;
     if (a && (a->kind == DFL_ANS_QUEUED || a->kind == DFL_ANS_ACQUIRED))
         r->conn->single_use = true; /* it stands in the queue; only closing leaves that */
-    if (a == NULL || r->key == NULL || a->token[0] == '\0' ||
+    if (DFL_PLANTED(4) || a == NULL || r->key == NULL || a->token[0] == '\0' ||
         !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
         return;
     back = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, sem ? DFL_SEMAPHORE : DFL_LOCK), r->key,
@@ -76,6 +76,8 @@ void dfl_request_owe(struct dfl_request *r)
 
 bool dfl_key_owed_elsewhere(const struct dfl_key *key, const struct dfl_conn *conn)
 {
+    if (DFL_PLANTED(13))
+        return false;
     for (struct dfl_link *l = key->debts.next; l != &key->debts; l = l->next) {
         if (DFL_CONTAINER(l, struct dfl_request, debt)->conn != conn)
             return true;

@@ -126,13 +126,16 @@ bool dfl_server_close_idle(struct dfl_client *c)
 
 /* ---------------------------------------------------------- coming and going */
 
+/* Ahead of what waits for the connection: else our own stale token would answer "busy" to a try. */
 static void send_orphans(struct dfl_server *server, struct dfl_conn *conn)
 {
     while (!dfl_list_empty(&server->orphans)) {
-        struct dfl_request *r = DFL_CONTAINER(server->orphans.next, struct dfl_request, link);
+        struct dfl_request *r = DFL_CONTAINER(server->orphans.prev, struct dfl_request, link);
 
         dfl_link_remove(&r->link);
         dfl_conn_send(conn, r);
+        dfl_list_prepend(&conn->urgent, &r->link);
+        dfl_request_owe(r);
     }
 }
 
@@ -149,7 +152,8 @@ static void note_up(struct dfl_server *server)
 
 void dfl_server_connected(struct dfl_server *server, struct dfl_conn *conn)
 {
-    note_up(server);
+    if (server->up_since_ms == 0)
+        server->up_since_ms = server->client->now.ms; /* one that was down is up when it answers */
     send_orphans(server, conn);
     while (server->pool_count > POOL_MAX)
         dfl_conn_close(DFL_CONTAINER(server->pool.next, struct dfl_conn, pooled));

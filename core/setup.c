@@ -63,15 +63,9 @@ void dfl_conn_redial(struct dfl_conn *conn)
         struct dfl_request *r = DFL_CONTAINER(last, struct dfl_request, link);
 
         r->sent = false;
-        dfl_link_remove(last); /* to the front of the queue, newest first: the order stays */
-        last->next = conn->urgent.next;
-        last->prev = &conn->urgent;
-        conn->urgent.next->prev = last;
-        conn->urgent.next = last;
-        if (r->cmd == DFL_CMD_PING && r->owner == conn) {
-            dfl_link_remove(last);
+        dfl_list_prepend(&conn->urgent, last); /* newest first: the order stays */
+        if (r->cmd == DFL_CMD_PING && r->owner == conn)
             dfl_request_free(r);
-        }
     }
     conn->setup_deadline_ms = conn->client->now.ms + conn->client->settings.connect_timeout_ms;
     dfl_conn_count_active(conn);
@@ -145,6 +139,20 @@ static void login_done(struct dfl_request *r, const struct dfl_answer_line *a,
     dfl_conn_die(conn, &why);
 }
 
+/* Why connecting failed, with what the reader can do where we know it. */
+static void explain_failure(const struct dfl_conn *conn, struct dfl_error *why)
+{
+    const struct dfl_error *e = &conn->transport->error;
+    bool accepted = strncmp(e->text, "connect to ", 11) == 0 && strstr(e->text, ": connection reset");
+
+    if (accepted) /* and closed at once */
+        dfl_fail(why, DFL_BROKEN, "%s, before the first answer (max-connections?)", e->text);
+    else if (strcmp(conn->server->address.text, "127.0.0.1:6388") == 0)
+        dfl_fail(why, e->status, "%s (no server there? start one with: dflockd-local)", e->text);
+    else
+        *why = *e;
+}
+
 void dfl_conn_step(struct dfl_conn *conn)
 {
     struct dfl_transport *t = conn->transport;
@@ -160,11 +168,7 @@ void dfl_conn_step(struct dfl_conn *conn)
     case DFL_IO_AGAIN:
         break;
     default:
-        if (strcmp(conn->server->address.text, "127.0.0.1:6388") == 0)
-            dfl_fail(&why, t->error.status, "%s (no server there? start one with: dflockd-local)",
-                     t->error.text);
-        else
-            why = t->error;
+        explain_failure(conn, &why);
         dfl_conn_die(conn, &why);
     }
 }
