@@ -118,7 +118,7 @@ pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
 	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
 
 .PHONY: all pg
-all: $(CORE) $(if $(wildcard server/main.c),$(SERVER)) $(if $(wildcard sqlite_ext/extension.c),$(SQLITE)) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
+all: $(SERVER) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
 
 # The newest module asked for by name or by `make` is build/pg, whatever its version.
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
@@ -129,7 +129,8 @@ ifneq ($(wildcard pg_ext/*.c),)
 	@ln -sfn pg-$(PG_MAJOR) $(BUILD)/pg
 endif
 else
-	@echo 'no PostgreSQL headers found by $(PG_CONFIG): install them (make deps) or name a pg_config (PG_CONFIG=)' >&2; exit 1
+	@echo 'no PostgreSQL headers found by $(PG_CONFIG):' \
+		'install them (make deps) or name another (PG_CONFIG=)' >&2; exit 1
 endif
 
 # Whole archives for the parts; a program takes out of them what it uses.
@@ -198,7 +199,8 @@ check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects,
 	+@$(MAKE) --no-print-directory run-tests
 
 run-tests: all test-programs test-tools $(if $(SANITIZE),,pg-versions)
-	@BUILD=$(BUILD) VENV=$(VENV) NODE=$(NODE) PGSERVER=$(PGSERVER) SANITIZE=$(SANITIZE) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
+	@BUILD=$(BUILD) VENV=$(VENV) NODE=$(NODE) PGSERVER=$(PGSERVER) SANITIZE=$(SANITIZE) \
+		PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
 		/usr/bin/python3 tests/run $(if $(SUITE),--suites $(SUITE))
 
 test-programs: $(UNIT) $(PROGRAMS)
@@ -208,7 +210,8 @@ test-tools: $(VENV)/ready $(NODE)/ready $(PGSERVER)/ready
 $(VENV)/ready: tests/requirements.txt tests/requirements-peers.txt
 	@rm -rf $(VENV) && /usr/bin/python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-peers.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+		-r tests/requirements-peers.txt
 	@touch $@
 
 # Compiled on the spot where there is no prebuilt binary, two minutes: kept until package.json changes.
@@ -237,7 +240,7 @@ pg-one:
 	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 
-.PHONY: installcheck bench fuzz lint version-check
+.PHONY: installcheck bench fuzz version-check
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
 	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
 
@@ -260,9 +263,6 @@ $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
-
-lint:  ## clang-tidy and cppcheck
-	tools/lint
 
 version-check:
 	@tools/version-check
