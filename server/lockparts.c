@@ -292,7 +292,9 @@ void entry_stall(struct locktable *t, struct entry *e)
 void entry_hand_on(struct locktable *t, struct entry *e, int64_t now_ms)
 {
     while (e->holders < e->limit && e->waiters > 0) {
-        struct waiter *w = DFL_CONTAINER(e->u.busy.queue.next, struct waiter, queue);
+        struct dfl_link *first = e->u.busy.queue.next;
+        struct waiter *w = DFL_CONTAINER(DFL_PLANTED(15) && e->waiters > 1 ? first->next : first,
+                                         struct waiter, queue);
 
         if (!t->gate) {
             entry_stall(t, e);
@@ -316,7 +318,7 @@ void grant_end(struct locktable *t, struct grant *g, bool expired, int64_t now_m
     hash_remove(&t->grants, &g->node);
     dfl_timer_clear(&t->leases, &g->lease);
     dfl_link_remove(&g->mine);
-    e->holders--;
+    e->holders -= DFL_PLANTED(16) && e->holders > 1 ? 2 : 1;
     if (place) {
         place->grant = NULL;
         place->state = LAPSED;

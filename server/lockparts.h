@@ -11,6 +11,7 @@
 
 #include "../core/list.h"
 #include "../core/timers.h"
+#include "../core/planted.h"
 #include "hash.h"
 #include "locktable.h"
 

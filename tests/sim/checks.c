@@ -170,6 +170,24 @@ void check_expired(struct model_hold *h)
                   model_name(h), c->id, h->conn->id);
 }
 
+/* ------------------------------------------------------------------- order */
+
+/* Whoever asks for what his own side has released before sees it released. */
+void check_order(const struct model_hold *h, const struct client *c)
+{
+    int64_t first = INT64_MAX;
+
+    for (int i = 0; i < c->user_count; i++) {
+        const struct user *u = &c->users[i];
+
+        if ((u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) && u->call && !u->ended &&
+            strstr(model_name(h), key_names[u->key]) && u->began_us < first)
+            first = u->began_us;
+    }
+    if (first != INT64_MAX && first > h->given_back_us)
+        sim_fault("order", "client %d asks for %s before its release over #%d has arrived", c->id, model_name(h), h->conn->id);
+}
+
 /* ------------------------------------------------------------------- calls */
 
 static bool waits(const struct user *u)
@@ -272,6 +290,9 @@ void check_call(struct user *u, enum dfl_status status)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_status_info(status)->name);
     if (status == DFL_PROTOCOL)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_call_error(u->call)->text);
+    if (status == DFL_REFUSED && taking && !waits(u) && u->client->refused_us[u->address] < u->began_us)
+        sim_fault("refused", "client %d.%d was refused, and the server has refused nothing: %s", u->client->id, u->id,
+                  dfl_call_error(u->call)->text);
     if (status == DFL_TIMEOUT)
         check_busy(u);
     else if (status != DFL_OK)
@@ -290,11 +311,10 @@ void check_call(struct user *u, enum dfl_status status)
 /* ------------------------------------------------------------------- checks */
 
 /* A yes of the functions must be a yes of the published state too; reading what has arrived can only make it a no. */
-void check_asked(struct user *u)
+void check_asked(struct user *u, int key)
 {
     struct client *c = u->client;
     struct dfl_now now = client_now(c);
-    int key = (int)rnd_range(0, KEYS - 1);
     const char *name = key_names[key];
     bool held, published = false;
     enum dfl_status status;

@@ -135,6 +135,8 @@ static void on_hold_changed(void *ctx, struct dfl_hold *hold)
         TRACE("client %d: lost %s: %s", c->id, key_names[h->key], info.last_error);
         counters.holds_lost++;
     }
+    if (h->state == DFL_HELD && info.state == DFL_RELEASING && h->model)
+        h->model->given_back_us = sim_now;
     h->user = info.session ? dfl_session_user(info.session) : NULL;
     h->client = c;
     h->state = info.state;
@@ -461,6 +463,11 @@ static void resume(void *arg, uint64_t n)
     c->suspended = false;
     c->resumed_ms = client_now(c).ms;
     TRACE("client %d goes on", c->id);
+    /* Who wakes up may ask before the engine has run. */
+    for (int i = 0; i < c->user_count && rnd_chance(500); i++) {
+        for (int key = 0; key < KEYS && c->users[i].s; key++)
+            check_asked(&c->users[i], key);
+    }
     client_touched(c);
     pump_at(c, sim_now + latency(c));
     for (int i = 0; i < c->user_count; i++) {

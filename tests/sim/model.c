@@ -317,6 +317,18 @@ static bool is(const char *line, size_t len, const char *word)
     return len == strlen(word) && memcmp(line, word, len) == 0;
 }
 
+const struct model_hold *model_unseen_release(struct model *m, struct conn *c, int64_t asked_us)
+{
+    const struct model_asked *a = c->judged;
+
+    for (struct model_hold *h = a->verb == 'l' || a->verb == 'e' ? a->key->holds : NULL; h; h = h->next) {
+        if (h->given_back_us && h->given_back_us < asked_us && model_lives(h) && h->conn != c &&
+            h->conn->client == c->client && !h->conn->client_closed && !h->conn->cut_us && m->server == h->server)
+            return h;
+    }
+    return NULL;
+}
+
 /* No. Is it true? */
 static const char *refused(struct model *m, struct conn *c, const char *line, size_t len)
 {

@@ -272,6 +272,7 @@ static void note_written(struct conn *c, const char *at, size_t len)
         if (line == 0) {
             a->blocks = word_blocks(c);
             a->sent_ms = client_now(c->client).ms;
+            a->sent_us = sim_now;
         }
         c->lines++;
         if (line == 2) {

@@ -86,6 +86,7 @@ static void choose(struct user *u)
     u->timeout_ms = some_timeout();
     u->lock_timeout_ms = rnd_chance(100) ? rnd_range(1, 5000) : 0;
     u->began_ms = client_now(u->client).ms;
+    u->began_us = sim_now;
     u->address = client_address(u->client, u->key);
 }
 
@@ -216,7 +217,7 @@ static enum dfl_status act_token(struct user *u, struct dfl_now now, struct dfl_
 static enum dfl_status act_check(struct user *u, struct dfl_now now, struct dfl_error *err)
 {
     (void)now, (void)err;
-    check_asked(u);
+    check_asked(u, (int)rnd_range(0, KEYS - 1));
     return DFL_NOT_HELD;
 }
 

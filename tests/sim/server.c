@@ -91,6 +91,8 @@ static void send_emitted(struct server *s, const struct emitted *e)
     TRACE("server %d #%d <- %.*s%s", s->id, c->id, (int)e->len, e->line,
           c->server_eof || c->server_error ? " (to a closed connection)" : "");
     judge(model_answer(s->model, c, e->line, e->len), s, c);
+    if (e->len == 5 && memcmp(e->line, "error", 5) == 0)
+        c->client->refused_us[c->address] = sim_now;
     c->active_ms = server_now(s).ms;
     net_to_client(c, e->line, e->len);
     net_to_client(c, "\n", 1);
@@ -200,6 +202,15 @@ static bool releases(const char *word, size_t len)
     return len > 0 && (word[len - 1] == 'r' || word[len - 1] == 'n');
 }
 
+/* Whoever asks for what his own side has released sees it released. */
+static void judge_order(struct conn *c)
+{
+    const struct model_hold *h = model_unseen_release(c->server->model, c, c->asked[c->taken++ % 4096].sent_us);
+
+    if (h)
+        check_order(h, c->client);
+}
+
 static void run_requests(struct conn *c)
 {
     struct server *s = c->server;
@@ -219,6 +230,7 @@ static void run_requests(struct conn *c)
               line[2]);
         c->active_ms = server_now(s).ms;
         judge(model_request(s->model, c, line, len), s, c);
+        judge_order(c);
         s->ops->request(c->peer, line, len);
         flush_emitted(s, c, releases(line[0], len[0]));
         if (c->blocked)

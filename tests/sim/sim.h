@@ -98,6 +98,7 @@ void bytes_add(struct bytes *b, const char *at, size_t len);
 /* An answer line of a server's that has been read, or not, by the client: for the proofs of life. */
 struct asked {
     int64_t sent_ms; /* client's clock */
+    int64_t sent_us;
     bool blocks;
 };
 
@@ -126,6 +127,7 @@ struct conn {
     /* what the client has asked and not yet read the answer to */
     struct asked asked[4096];
     unsigned asked_first, asked_end;
+    unsigned taken; /* of these, by the server */
     char line[64];
     size_t line_len;
     unsigned lines; /* of the requests written so far */
@@ -240,6 +242,7 @@ struct model_hold {
     struct conn *released_by;
     bool judged; /* its expiry has been looked at */
     bool served; /* some client has held it */
+    int64_t given_back_us; /* its client has released it; 0 = not yet */
 };
 
 struct model *model_new(struct server *s);
@@ -247,6 +250,8 @@ struct model *model_new(struct server *s);
 const char *model_request(struct model *m, struct conn *c, const char *const line[3], const size_t len[3]);
 const char *model_answer(struct model *m, struct conn *c, const char *line, size_t len);
 void model_blocks(struct model *m, struct conn *c); /* its request was not answered at once */
+/* Something that the asker's client had given back over another connection before it asked, and that still stands in its way. */
+const struct model_hold *model_unseen_release(struct model *m, struct conn *c, int64_t asked_us);
 const char *model_settle(struct model *m); /* after each step of the server */
 const char *model_empty(struct model *m);
 bool model_owns(struct model *m, struct conn *c); /* something is held over it */
@@ -294,6 +299,7 @@ struct user { /* a session of the SQL interface */
     int key, address;
     int64_t timeout_ms, lock_timeout_ms, lease_s, slots;
     int64_t began_ms; /* client's clock */
+    int64_t began_us;
 };
 
 /* What the host has been told of a hold: the shared memory of PostgreSQL. */
@@ -340,6 +346,7 @@ struct client { /* a process */
     int64_t locks, sockets, max_locks, max_sockets;
     int64_t heal[ADDRESSES][2]; /* partitions: nothing arrives before */
     int64_t proof_ms[ADDRESSES]; /* newest sign of life that has been read */
+    int64_t refused_us[ADDRESSES]; /* newest plain `error` to a request for a lock */
     int list_start, list_length; /* servers in its list */
     struct dfl_net net;
 };
@@ -368,9 +375,10 @@ void user_cancel(struct user *u);
 bool check_says_yes(const struct shadow *h);
 void check_all(void);                          /* after every event */
 void check_expired(struct model_hold *h);      /* the server's lease of it is over */
+void check_order(const struct model_hold *h, const struct client *c); /* given back by c, and in the way of what c asks */
 void check_new_hold(struct shadow *h);         /* it has become held */
 void check_call(struct user *u, enum dfl_status status); /* it has ended */
-void check_asked(struct user *u);              /* is_held and assert_held against what is published */
+void check_asked(struct user *u, int key); /* is_held and assert_held against what is published */
 
 /* ------------------------------------------------------------------ script */
 
