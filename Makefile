@@ -35,7 +35,8 @@ override with_llvm := no
 # sql/*.sql and expected/*.out for `make installcheck`; isolation tests exist from PostgreSQL 14 on.
 PG_MAJOR := $(shell $(PG_CONFIG) --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
 REGRESS := $(sort $(patsubst $(ROOT)/sql/%.sql,%,$(wildcard $(ROOT)/sql/*.sql)))
-REGRESS_OPTS += --outputdir=$(CURDIR)
+REGRESS_OPTS += --outputdir=$(CURDIR) --encoding=UTF8 --no-locale
+ISOLATION_OPTS += --encoding=UTF8 --no-locale
 ifneq ($(PG_MAJOR),13)
 ISOLATION := $(sort $(patsubst $(ROOT)/specs/%.spec,%,$(wildcard $(ROOT)/specs/*.spec)))
 endif
