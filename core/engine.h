@@ -264,6 +264,8 @@ struct dfl_hold {
     int64_t asked_lease_s; /* in requests; 0 = the server's */
     int64_t lease_s;
     int64_t s_hold_ms, lease_deadline_ms;
+    int64_t changed_ms; /* when another lease was asked for by hand */
+    int64_t cap_ms;     /* until that is answered, the shortest one may be in force; 0 = no such */
     int64_t since_ms, acquired_ms, renewed_ms, acquired_wall_ms, lost_ms, renewals;
     struct dfl_timer timer; /* the next renewal, then the deadline */
     char *last_error;

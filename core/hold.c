@@ -254,9 +254,12 @@ void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
     /* Whole seconds, cut: asked - 1 means asked. Less counts as it stands. */
     if (a->seconds < lease_s - 1)
         lease_s = a->seconds;
+    if (r->sent_ms >= h->changed_ms && r->lease_s == h->lease_s)
+        h->cap_ms = 0;
     h->s_hold_ms = r->sent_ms;
     h->lease_deadline_ms = lease_deadline(r->sent_ms, lease_s);
-    h->lease_s = r->lease_s;
+    if (h->cap_ms && h->cap_ms < h->lease_deadline_ms)
+        h->lease_deadline_ms = h->cap_ms;
     h->renewed_ms = c->now.ms;
     h->renewals++;
     free(h->last_error);
@@ -270,6 +273,9 @@ void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s)
     int64_t shorter = lease_deadline(client_of(h)->now.ms, lease_s);
 
     h->lease_s = lease_s;
+    h->changed_ms = client_of(h)->now.ms;
+    if (h->cap_ms == 0 || shorter < h->cap_ms)
+        h->cap_ms = shorter;
     if (shorter < h->lease_deadline_ms)
         h->lease_deadline_ms = shorter;
     schedule(h);
