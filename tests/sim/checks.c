@@ -170,7 +170,16 @@ void check_expired(struct model_hold *h)
                   model_name(h), c->id, h->conn->id);
 }
 
-/* ------------------------------------------------------------------- order */
+/* ------------------------------------------------------------- harm, order */
+
+void check_harm(const struct conn *c, const char *word)
+{
+    for (const struct shadow *h = c->client->shadows; h; h = h->next) {
+        if (!c->client->dead && h->state == DFL_HELD && h->model && h->model->conn == c && check_says_yes(h))
+            sim_fault("harm", "client %d sends `%s` over #%d, which ends it and %s that is held over it", c->client->id, word, c->id,
+                      key_names[h->key]);
+    }
+}
 
 /* Whoever asks for what his own side has released before sees it released. */
 void check_order(const struct model_hold *h, const struct client *c)
@@ -290,7 +299,7 @@ void check_call(struct user *u, enum dfl_status status)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_status_info(status)->name);
     if (status == DFL_PROTOCOL)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_call_error(u->call)->text);
-    if (status == DFL_REFUSED && taking && !waits(u) && u->client->refused_us[u->address] < u->began_us)
+    if (status == DFL_REFUSED && taking && !waits(u) && u->client->lost_us < u->began_us && u->client->refused_us[u->address] < u->began_us)
         sim_fault("refused", "client %d.%d was refused, and the server has refused nothing: %s", u->client->id, u->id,
                   dfl_call_error(u->call)->text);
     if (status == DFL_TIMEOUT)
@@ -320,9 +329,9 @@ void check_asked(struct user *u, int key)
     enum dfl_status status;
     struct dfl_error err;
 
+    held = dfl_is_held(u->s, name, strlen(name), now);
     for (struct shadow *h = c->shadows; h; h = h->next)
         published = published || (h->user == u && h->key == key && check_says_yes(h));
-    held = dfl_is_held(u->s, name, strlen(name), now);
     if (held && !published)
         sim_fault("yes", "client %d.%d: is_held says yes to %s, what is published does not", c->id, u->id, name);
     for (struct shadow *h = c->shadows; held && h; h = h->next) {

@@ -1,7 +1,7 @@
 /*
  * model.c - what a lock server may answer. Knows per key its limit, its holds and its queue, nothing else, and shares no
  * code with the servers and the engine: it reads the bytes itself. A lease is over here the moment it can be over; what sweeps once a
- * second may be later by that much (LATE_MS), never earlier.
+ * second may be later by that much, never earlier.
  */
 #include "sim.h"
 
@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LATE_MS 1200
 #define QUEUE_MAX 128
 
 struct waiter {
@@ -81,12 +80,18 @@ int64_t model_limit(const struct model_hold *h)
     return h->key->limit;
 }
 
-static int living(const struct model *m, const struct model_key *k, int64_t late_ms)
+/* How much later than the model a server may know that a lease is over. */
+static int64_t late_ms(const struct model *m)
+{
+    return m->server->personality == BUNDLED ? 5 : m->server->sweep_ms + 10;
+}
+
+static int living(const struct model *m, const struct model_key *k, int64_t late)
 {
     int n = 0;
 
     for (const struct model_hold *h = k->holds; h; h = h->next)
-        n += (h->ending == LIVES || h->ending == EXPIRED) && now_of(m) < h->expires_ms + late_ms;
+        n += (h->ending == LIVES || h->ending == EXPIRED) && now_of(m) < h->expires_ms + late;
     return n;
 }
 
@@ -136,9 +141,10 @@ static bool gate_closed(const struct model *m)
 /* A place whose turn comes while nobody asks is granted without a word on the wire. */
 static void grant_unasked(struct model *m, struct model_key *k)
 {
-    while (k->waiting > 0 && !k->queue[0].asking && living(m, k, 0) < k->limit && !gate_closed(m)) {
+    while (k->waiting > 0 && !k->queue[0].asking && living(m, k, late_ms(m)) < k->limit && !gate_closed(m)) {
         struct model_hold *h = new_hold(m, k, k->queue[0].conn, "", k->queue[0].lease_ms);
 
+        h->expires_ms -= late_ms(m); /* it may have been granted by then */
         h->waited = true;
         leave(k, 0);
     }
@@ -231,7 +237,7 @@ void model_blocks(struct model *m, struct conn *c)
     int i = place_of(a->key, c);
 
     if (a->verb == 'l' && a->key->waiting < QUEUE_MAX) {
-        if (a->key->limit == 0 || (a->key->waiting == 0 && living(m, a->key, LATE_MS) == 0))
+        if (a->key->limit == 0 || (a->key->waiting == 0 && living(m, a->key, late_ms(m)) == 0))
             a->key->limit = a->limit;
         a->key->queue[a->key->waiting++] = (struct waiter){c, true, a->lease_s * 1000};
     } else if (i >= 0) {
@@ -276,17 +282,22 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
 
     grant_unasked(m, k);
     place = place_of(k, c);
-    if (a->verb == 'w' && (h = unasked(k, c)) != NULL) {
-        bool lives = h->ending == LIVES && now_of(m) < h->expires_ms + LATE_MS;
-
+    if (a->verb == 'w' && c->stale) {
+        c->stale = false;
+        h = unasked(k, c) ? unasked(k, c) : new_hold(m, k, c, "", 0);
         snprintf(h->token, sizeof h->token, "%s", token);
-        if (living(m, k, 0) - (now_of(m) < h->expires_ms) >= k->limit)
-            lives = false;
-        if (!lives) {
-            end_hold(h, EXPIRED);
-            h->judged = true;
-            return m->server->traits->stale_wait ? NULL : WRONG("`ok` to a wait for a place that has lapsed");
-        }
+        end_hold(h, EXPIRED);
+        h->lease_ms = lease_s * 1000;
+        h->judged = true;
+        if (place >= 0)
+            leave(k, place);
+        return NULL;
+    }
+    if (a->verb == 'w' && (h = unasked(k, c)) != NULL) {
+        snprintf(h->token, sizeof h->token, "%s", token);
+        h->expires_ms = now_of(m); /* not counted below */
+        if (living(m, k, 0) >= k->limit)
+            return WRONG("%s was given to a place, and has %d other holders", k->name, living(m, k, 0));
         h->ending = LIVES;
         h->expires_ms = now_of(m) + h->lease_ms;
         h->set_us = sim_now;
@@ -343,7 +354,7 @@ static const char *refused(struct model *m, struct conn *c, const char *line, si
             return WRONG("`timeout` to %c", a->verb);
         if (place >= 0)
             leave(k, place);
-        else if (a->verb == 'l' && a->timeout_s == 0 && k->waiting == 0 && living(m, k, LATE_MS) < k->limit && !gate_closed(m))
+        else if (a->verb == 'l' && a->timeout_s == 0 && k->waiting == 0 && living(m, k, late_ms(m)) < k->limit && !gate_closed(m))
             return WRONG("%s is free, and was refused as busy", k->name);
         return NULL;
     }
@@ -376,7 +387,7 @@ static const char *kept(struct model *m, struct conn *c, int64_t left_s)
     if (h == NULL)
         return WRONG("`ok` for a token that was never given");
     if (a->verb == 'r') {
-        if (h->ending != LIVES && !(h->ending == EXPIRED && now_of(m) < h->expires_ms + LATE_MS))
+        if (h->ending != LIVES && !(h->ending == EXPIRED && now_of(m) < h->expires_ms + late_ms(m)))
             return WRONG("released what is over");
         if (h->ending == LIVES || h->ending == EXPIRED)
             end_hold(h, RELEASED);
@@ -405,7 +416,7 @@ const char *model_answer(struct model *m, struct conn *c, const char *line, size
     snprintf(copy, sizeof copy, "%.*s", (int)len, line);
     count = sscanf(copy, "%39s %39s %lld", word, token, &seconds);
     if (strcmp(word, "queued") == 0) {
-        if (a->key->limit == 0 || (a->key->waiting == 0 && living(m, a->key, LATE_MS) == 0))
+        if (a->key->limit == 0 || (a->key->waiting == 0 && living(m, a->key, late_ms(m)) == 0))
             a->key->limit = a->limit;
         if (a->verb != 'e' || a->key->waiting == QUEUE_MAX)
             return WRONG("`queued` to %c", a->verb);
@@ -461,7 +472,7 @@ void model_expire(struct model *m, void (*expired)(struct model_hold *h))
 const char *model_settle(struct model *m)
 {
     for (struct model_key *k = m->keys; k && !m->drained && !gate_closed(m); k = k->next) {
-        if (k->waiting > 0 && living(m, k, LATE_MS) < k->limit)
+        if (k->waiting > 0 && living(m, k, late_ms(m)) < k->limit)
             return WRONG("%s is free, and #%d waits for it", k->name, k->queue[0].conn->id);
     }
     return NULL;
@@ -476,17 +487,6 @@ const char *model_empty(struct model *m)
             return WRONG("%s is still held", k->name);
     }
     return NULL;
-}
-
-bool model_owns(struct model *m, struct conn *c)
-{
-    for (struct model_key *k = m->keys; k; k = k->next) {
-        for (struct model_hold *h = k->holds; h; h = h->next) {
-            if (h->conn == c && h->token[0] && model_lives(h))
-                return true;
-        }
-    }
-    return false;
 }
 
 bool model_has_place(struct model *m, struct conn *c, const char *key)

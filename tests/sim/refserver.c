@@ -296,6 +296,7 @@ static void take_place(struct ref_peer *p, int i)
         place.key->hold[h].expires_ms = now_of(p->of) + place.lease_s * 1000;
         say_granted(p, "ok", place.token, place.lease_s);
     } else if (p->of->server->traits->stale_wait) {
+        p->conn->stale = true;
         say_granted(p, "ok", place.token, place.lease_s);
     } else {
         say(p, "error_lease_expired");
@@ -387,9 +388,7 @@ static void request(void *peer, const char *const line[3], const size_t len[3])
     refuse(p);
     if (!t->closes_on_unknown)
         return;
-    if (model_owns(p->of->server->model, p->conn))
-        sim_fault("harm", "client %d asks %s for `%s` over #%d, which ends it and what is held over it", p->conn->client->id,
-                  t->name, q.word, p->conn->id);
+    check_harm(p->conn, q.word);
     server_hang_up(p->conn);
 }
 

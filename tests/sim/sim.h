@@ -123,6 +123,7 @@ struct conn {
     int64_t active_ms; /* server's clock: when a request was last answered */
     bool eof_told;     /* the implementation knows that it is over */
     bool hanging_up;   /* it reads no more requests */
+    bool stale;        /* the answer that it gives is `ok` to what has lapsed */
     struct model_asked *judged; /* the request that is being carried out */
     /* what the client has asked and not yet read the answer to */
     struct asked asked[4096];
@@ -254,7 +255,6 @@ void model_blocks(struct model *m, struct conn *c); /* its request was not answe
 const struct model_hold *model_unseen_release(struct model *m, struct conn *c, int64_t asked_us);
 const char *model_settle(struct model *m); /* after each step of the server */
 const char *model_empty(struct model *m);
-bool model_owns(struct model *m, struct conn *c); /* something is held over it */
 void model_closed(struct model *m, struct conn *c);
 void model_drained(struct model *m);
 void model_expire(struct model *m, void (*expired)(struct model_hold *h));
@@ -347,6 +347,7 @@ struct client { /* a process */
     int64_t heal[ADDRESSES][2]; /* partitions: nothing arrives before */
     int64_t proof_ms[ADDRESSES]; /* newest sign of life that has been read */
     int64_t refused_us[ADDRESSES]; /* newest plain `error` to a request for a lock */
+    int64_t lost_us; /* newest loss of a hold */
     int list_start, list_length; /* servers in its list */
     struct dfl_net net;
 };
@@ -376,6 +377,7 @@ bool check_says_yes(const struct shadow *h);
 void check_all(void);                          /* after every event */
 void check_expired(struct model_hold *h);      /* the server's lease of it is over */
 void check_order(const struct model_hold *h, const struct client *c); /* given back by c, and in the way of what c asks */
+void check_harm(const struct conn *c, const char *word); /* the server closes on this word */
 void check_new_hold(struct shadow *h);         /* it has become held */
 void check_call(struct user *u, enum dfl_status status); /* it has ended */
 void check_asked(struct user *u, int key); /* is_held and assert_held against what is published */

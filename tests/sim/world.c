@@ -93,8 +93,7 @@ void *sim_new(size_t size)
 
     size = (size + 15) & ~(size_t)15;
     if (arena_used + size > ARENA) {
-        fprintf(stderr, "the arena is full\n");
-        abort();
+        sim_fault("progress", "the arena is full: something turns in a circle");
     }
     at = arena + arena_used;
     arena_used += size;
@@ -182,7 +181,7 @@ int64_t clock_us(const struct sim_clock *c)
 {
     int64_t t = sim_now - c->stopped_us;
 
-    return c->base_ms * 1000 + t + t / 1000 * c->ppm / 1000;
+    return c->base_ms * 1000 + t + t * c->ppm / 1000000;
 }
 
 struct dfl_now clock_now(const struct sim_clock *c, int64_t wall_skew_ms)
@@ -194,14 +193,11 @@ struct dfl_now clock_now(const struct sim_clock *c, int64_t wall_skew_ms)
 
 int64_t clock_when(const struct sim_clock *c, int64_t ms)
 {
-    int64_t saved = sim_now, left = (ms - c->base_ms) * 1000, t;
+    int64_t left = (ms - c->base_ms) * 1000, t = left * 1000000 / (1000000 + c->ppm) - 2;
 
-    t = left - left / 1000 * c->ppm / 1000 - 20;
-    for (sim_now = t + c->stopped_us; clock_us(c) < ms * 1000; sim_now++)
-        continue;
-    t = sim_now;
-    sim_now = saved;
-    return t;
+    while (t + t * c->ppm / 1000000 < left)
+        t++;
+    return t + c->stopped_us;
 }
 
 /* ------------------------------------------------------------------- trace */
