@@ -312,6 +312,14 @@ sleep_ms(void)
 	return (long) Min(next - now, longest);
 }
 
+static void
+sleep_until_event(long ms)
+{
+	WaitEvent	event;
+
+	WaitEventSetWait(wait_set, ms, &event, 1, compat_wait_event(&wait_event, "DflockdWorkerMain"));
+}
+
 /* Hands readiness and time to the engine. */
 static void
 drive(void)
@@ -324,9 +332,9 @@ drive(void)
 	dfl_client_run(dfl_worker_client, dfl_clock());
 }
 
-/* One turn. Whatever it raises is caught around it. */
+/* One turn; may_sleep: then waits for the next event. Whatever it raises is caught around it. */
 static void
-turn(void)
+turn(bool may_sleep)
 {
 	bool		again;
 
@@ -343,23 +351,19 @@ turn(void)
 	drive();
 	dfl_slots_publish();
 	write_lines();
-	if (!again)
-	{
-		WaitEvent	event;
-
-		WaitEventSetWait(wait_set, sleep_ms(), &event, 1, compat_wait_event(&wait_event, "DflockdWorkerMain"));
-	}
+	if (may_sleep && !again)
+		sleep_until_event(sleep_ms());
 }
 
 /* An error in a turn is reported and takes nothing with it. */
 static void
-guarded_turn(void)
+guarded_turn(bool may_sleep)
 {
 	MemoryContext context = CurrentMemoryContext;
 
 	PG_TRY();
 	{
-		turn();
+		turn(may_sleep);
 	}
 	PG_CATCH();
 	{
@@ -397,19 +401,17 @@ drain(void)
 	int64		end_ms = dfl_clock().ms + DRAIN_MS;
 
 	while (dfl_slots_attached() > 0 && dfl_clock().ms < end_ms)
-		guarded_turn();
-	guarded_turn();
+		guarded_turn(true);
+	/* The last ones to leave have left work. */
+	guarded_turn(false);
 	dfl_client_shutdown(dfl_worker_client, dfl_clock());
 	end_ms = dfl_clock().ms + FLUSH_MS;
 	while (dfl_client_left_behind(dfl_worker_client) && dfl_clock().ms < end_ms)
 	{
-		WaitEvent	event;
-
 		drive();
 		write_lines();
 		ResetLatch(MyLatch);
-		WaitEventSetWait(wait_set, Min(sleep_ms(), 100), &event, 1,
-						 compat_wait_event(&wait_event, "DflockdWorkerMain"));
+		sleep_until_event(Min(sleep_ms(), 100));
 	}
 }
 
@@ -426,7 +428,7 @@ dfl_worker_main(Datum argument)
 	context = AllocSetContextCreate(TopMemoryContext, "dflockd turn", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	while (!ShutdownRequestPending)
-		guarded_turn();
+		guarded_turn(true);
 	if (cluster_stops())
 		drain();
 	/* 0 would unregister the worker until the next start of the server. */

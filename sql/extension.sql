@@ -28,7 +28,7 @@ SELECT dflock_acquire('accent-ü'), dflock_is_held('accent-ü');
 \c contrib_regression
 SET client_encoding = 'LATIN1';
 SELECT dflock_acquire('plain');
-SELECT key FROM dflock_locks WHERE state = 'held';
+SELECT key FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid();
 SET client_encoding = 'UTF8';
 SELECT dflock_acquire('smile-😀');
 SET client_encoding = 'LATIN1';

@@ -109,7 +109,7 @@ class Installation:
         if self._template is None:
             self._template = self.directory / "template"
             run([self.program("initdb"), "-D", self._own_directory(self._template), "-A", "trust", "-U", "postgres",
-                 "--no-sync", "-E", "UTF8", "--locale=C"])
+                 "--no-sync", "-E", "UTF8", "--locale=C", "--wal-segsize=1"])
         return self._template
 
     @staticmethod
@@ -142,7 +142,7 @@ class Cluster:
         else:
             data(self.data)
         self.configure({"listen_addresses": "", "unix_socket_directories": str(self.directory), "fsync": "off",
-                        "shared_buffers": "16MB", "max_connections": 40, "max_wal_size": "1GB",
+                        "shared_buffers": "16MB", "max_connections": 40,
                         "log_line_prefix": "%m [%p] %b ", "autovacuum": "off",
                         **({"shared_preload_libraries": "dflockd"} if preload else {}), **(settings or {})})
         self.start()

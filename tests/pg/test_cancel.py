@@ -10,8 +10,6 @@ import pytest
 from lib.eventually import Stopwatch, eventually
 from pg.waiting import Background, await_free, await_queued
 
-pytestmark = pytest.mark.every_version
-
 SOON_S = 0.5  # it is meant to be 0.1; the machine may be busy
 
 
@@ -52,6 +50,7 @@ def test_cancel(pg, other, holder, watcher, server, wait):
     check_left_behind(other, watcher, holder, server)
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("setting,sqlstate", [("statement_timeout", "57014"), ("lock_timeout", "55P03")])
 def test_timeouts_of_the_database(pg, other, holder, watcher, server, setting, sqlstate):
     other.run(f"SET {setting} = '300ms'")
@@ -94,6 +93,7 @@ def test_own_timeout_is_false_or_55P03_never_57014(pg, other, holder, watcher, s
     check_left_behind(other, watcher, holder, server)
 
 
+@pytest.mark.every_version
 def test_termination_and_a_killed_client(pg, other, holder, watcher, server):
     waiting = Background(other, "SELECT dflock_acquire('k', 60)")
     await_queued(watcher, other.pid)
@@ -116,6 +116,7 @@ def test_termination_and_a_killed_client(pg, other, holder, watcher, server):
     assert holder.value("SELECT dflock_is_held('k')")
 
 
+@pytest.mark.every_version
 def test_exit_in_every_way_gives_everything_back(pg, server, watcher):
     ways = [lambda s: s.close(), lambda s: watcher.run("SELECT pg_terminate_backend(%s)", s.pid)]
     for leave in ways:
@@ -128,6 +129,7 @@ def test_exit_in_every_way_gives_everything_back(pg, server, watcher):
         await_free(server)
 
 
+@pytest.mark.every_version
 def test_a_storm_of_cancels(pg, server, watcher):
     """Random cancels against random grants: nobody keeps what he was not told to have, nothing is left."""
     import random
@@ -181,6 +183,7 @@ def test_a_storm_of_cancels(pg, server, watcher):
     eventually(lambda: watcher.rows("SELECT * FROM dflock_locks") == [], what="no entry is left")
 
 
+@pytest.mark.every_version
 def test_worker_is_asked_to_cancel(pg, session, server):
     """pg_cancel_backend on the worker: a line in the log, nothing lost."""
     assert session.value("SELECT dflock_acquire('k')")

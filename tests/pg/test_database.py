@@ -1,4 +1,4 @@
-"""Dump, restore and upgrade of a database with the extension; roles; the README."""
+"""Dump, restore and upgrade of a database with the extension, and what the library exports."""
 
 import os
 import pathlib
@@ -6,7 +6,6 @@ import tempfile
 
 import pytest
 
-from lib import readme
 from pg.cluster import Cluster, pg_configs, run
 
 
@@ -39,7 +38,8 @@ def test_pg_upgrade(make_cluster, server, installation, processes, trees):
     old.shut_down()
 
     def upgraded(data):
-        run([target.program("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C"])
+        run([target.program("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C",
+             "--wal-segsize=1"])
         with open(data / "postgresql.conf", "a", encoding="ascii") as conf:
             conf.write(f"shared_preload_libraries = 'dflockd'\ndflockd.servers = '{server}'\n")
         # Its sockets need a short path.
@@ -62,14 +62,3 @@ def test_the_libraries_symbols_are_few(pg, installation):
     exported = {name for name in listed if name.startswith("dfl_")}
     engine = {name for name in exported if name.startswith(("dfl_client", "dfl_conn", "dfl_session", "dfl_hold_"))}
     assert not engine, sorted(engine)
-
-
-def test_readme(make_cluster, server, make_psql):
-    """The SQL of the README, as it is printed there."""
-    found = readme.blocks("sql", "postgresql")
-    assert found, "no ```sql postgresql blocks in README.md"
-    pg = make_cluster(server)
-    for line, block in found:
-        shell = make_psql(pg.dsn(), program=pg.installation.program("psql"), name=f"readme{line}")
-        readme.check(shell, block)
-        shell.run("DISCARD ALL")

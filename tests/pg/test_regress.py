@@ -26,7 +26,7 @@ def _regress(program, cluster, tests, input_directory=ROOT, extra=()):
     keep = os.environ.get("DFLOCKD_REGRESS_OUTPUT")  # where new expected files can be looked at
     if keep:
         shutil.copytree(output, pathlib.Path(keep) / pathlib.Path(program).name, dirs_exist_ok=True)
-    assert done.returncode == 0, done.stdout[-3000:] + (diffs.read_text()[-12000:] if diffs.exists() else "")
+    assert done.returncode == 0, done.stdout[-3000:] + (diffs.read_text("utf-8", "replace")[-12000:] if diffs.exists() else "")
 
 
 def _copy(installation, folder, name):

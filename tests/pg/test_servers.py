@@ -104,7 +104,6 @@ def _granted(session):
         return False
 
 
-@pytest.mark.every_version
 def test_a_dead_and_a_silent_shard_harm_their_own_keys_only(make_cluster, make_server, make_proxy):
     """Three servers: one refuses, one says nothing. The third goes on, within its leases and without delay."""
     alive, silent, dead = make_server(), make_proxy(make_server()), make_server()
@@ -133,7 +132,6 @@ def test_a_dead_and_a_silent_shard_harm_their_own_keys_only(make_cluster, make_s
     assert states[str(alive)] == "up" and states[str(dead)] == "down"
 
 
-@pytest.mark.every_version
 def test_too_many_sockets(make_cluster, server):
     """Beyond max_connections new waits are 53400, while tries, renewals and releases go on."""
     pg = make_cluster(server, dflockd__max_connections=4)

@@ -5,14 +5,13 @@ import pytest
 from lib.eventually import Stopwatch, always, eventually
 from pg.waiting import Background, await_free, await_queued, locks
 
-pytestmark = pytest.mark.every_version
-
 
 def break_server(server):
     """The server forgets everything."""
     server.restart()
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("how", ["explicit", "implicit", "procedure", "assert"])
 def test_commit_is_refused_when_the_lock_is_lost(pg, session, server, watcher, how):
     session.run("CREATE TABLE t (id int)")
@@ -76,6 +75,7 @@ def test_release_of_a_lost_hold_is_false_and_forgets_it(pg, session, server):
     assert session.rows("SELECT * FROM dflock_locks") == []
 
 
+@pytest.mark.every_version
 def test_released_by_token_from_another_session(pg, session, server):
     token = session.value("SELECT dflock_lock('k') IS NOT NULL") and session.value("SELECT dflock_token('k')")
     other = pg.session()
@@ -93,6 +93,7 @@ def test_released_by_token_from_another_session(pg, session, server):
     await_free(server)
 
 
+@pytest.mark.timeout(300)
 def test_commit_is_seen_by_the_next_session_ten_thousand_times(pg, session, server):
     """After COMMIT the lock is free for every session of the cluster, at once."""
     other = pg.session()
@@ -100,10 +101,6 @@ def test_commit_is_seen_by_the_next_session_ten_thousand_times(pg, session, serv
         one, two = (session, other) if i % 2 else (other, session)
         one.run("DO $$ BEGIN IF NOT dflock_xact_acquire('k', 0) THEN RAISE 'not free: %', " + str(i) + "; END IF; END $$")
         assert two.value("SELECT dflock_acquire('k', 0) AND dflock_release('k')"), i
-
-
-test_commit_is_seen_by_the_next_session_ten_thousand_times = pytest.mark.timeout(300)(
-    test_commit_is_seen_by_the_next_session_ten_thousand_times)
 
 
 def test_a_wait_longer_than_the_lease_ends_in_a_held_lock(pg, session, server, watcher):
@@ -118,6 +115,7 @@ def test_a_wait_longer_than_the_lease_ends_in_a_held_lock(pg, session, server, w
     assert other.value("SELECT renewals > 0 FROM dflock_locks WHERE pid = pg_backend_pid()")
 
 
+@pytest.mark.every_version
 def test_views_say_who_waits_for_whom(pg, session, server, watcher):
     session.run("SELECT dflock_acquire('k')")
     other = pg.session()
@@ -145,6 +143,7 @@ def test_long_waits_are_logged(make_cluster, server):
     eventually(lambda: f'process {other.pid} acquired dflockd lock "k"' in pg.log())
 
 
+@pytest.mark.every_version
 def test_take_waits_without_a_snapshot(pg, session, server, watcher):
     session.run("SELECT dflock_acquire('k'), dflock_acquire('k2')")
     other, third = pg.session(), pg.session()
@@ -164,6 +163,7 @@ def test_take_waits_without_a_snapshot(pg, session, server, watcher):
     assert other.value("SELECT dflock_is_held('k')") and third.value("SELECT dflock_is_held('k2')")
 
 
+@pytest.mark.every_version
 def test_drop_database_is_not_delayed(pg, session, server, watcher):
     """The worker and waiting backends take part in the server's barriers."""
     session.run("SELECT dflock_acquire('k')")

@@ -161,7 +161,6 @@ def test_shutdown_frees_everything(make_cluster, server, how):
     assert pg.session().value("SELECT dflock_acquire('k', 5)")
 
 
-@pytest.mark.every_version
 def test_restart_with_a_prepared_neighbour(pg, session, server):
     """A fast restart: sessions that held are gone, their releases have been answered."""
     session.run("SELECT dflock_acquire('k')")
