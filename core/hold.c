@@ -406,10 +406,11 @@ void dfl_hold_orphaned(struct dfl_hold *h, const struct dfl_error *why)
 {
     dfl_link_remove(&h->by_conn);
     h->waiting = NULL; /* its request is told too */
-    if (DFL_PLANTED(8) && h->state == DFL_HELD) {
+    if (DFL_PLANTED(8) && h->state == DFL_HELD && !h->came_up) {
         struct dfl_conn *next;
         struct dfl_error err;
 
+        h->came_up = true; /* once */
         if (dfl_server_control(h->server, &next, &err) == DFL_OK) {
             dfl_hold_settle(h, next);
             next->owned++;
