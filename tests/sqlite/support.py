@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from lib.paths import SQLITE_EXTENSION
 from lib.process import SANITIZER_MARKS, Process, clean_environment
 
 HERE = pathlib.Path(__file__).resolve().parent
+# What the Python children run under: SQLITE_WRAPPER='valgrind --error-exitcode=99 --log-file=/tmp/vg.%p'
+WRAPPER = shlex.split(os.environ.get("SQLITE_WRAPPER", ""))
 DRIVERS = ("sqlite3", "pysqlite3", "apsw")
 
 
@@ -48,7 +51,7 @@ class Database:
 
     def __init__(self, processes, servers=None, driver="sqlite3", path=":memory:", env=None, name=None):
         self.name = name or f"db{len(processes.started)}"
-        self.process = Process([sys.executable, HERE / "driver.py", path], processes.directory / self.name, "python",
+        self.process = Process([*WRAPPER, sys.executable, HERE / "driver.py", path], processes.directory / self.name, "python",
                                env=child_environment(servers, driver, env), stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE)
         processes.add(self)
@@ -135,7 +138,7 @@ class Script:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "script.py"
         path.write_text("from driver import *\nimport json, os, signal, sys, threading, time\n" + textwrap.dedent(text))
-        self.process = processes.run([*wrapper, sys.executable, path, *args], self.name,
+        self.process = processes.run([*WRAPPER, *wrapper, sys.executable, path, *args], self.name,
                                      env=child_environment(servers, driver, env), cwd=self.directory)
 
     @property

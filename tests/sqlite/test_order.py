@@ -45,6 +45,7 @@ def test_processes_never_lose_an_update(start_script, server, directory):
     database.close()
     text = f"""
         lock, data = connect(), connect({str(path)!r}, load=False)
+        data.rows("PRAGMA synchronous = off")
         for i in range(100):
             lock.value("SELECT dflock_lock('counter', 60)")
             n = data.value("SELECT n FROM t")
