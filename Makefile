@@ -244,6 +244,15 @@ installcheck:  ## pg_regress against the running PostgreSQL where `make install`
 bench: all test-programs test-tools  ## speed, as ratios measured in one run; ARGS='--quick'
 	@BUILD=$(BUILD) VENV=$(VENV) tests/bench/run $(ARGS)
 
+# Seconds with faults, seconds without, how many lock servers (a round each); the histories stay in build/fault.
+DURATION ?= 60
+CALM ?= 20
+SERVERS ?= 1,3
+.PHONY: fault
+fault: all test-tools  ## real processes, killed, stopped and cut off; DURATION=60 CALM=20 SERVERS=1,3 SEED=
+	@BUILD=$(BUILD) PGSERVER=$(PGSERVER) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/python tests/fault/run --duration $(DURATION) --calm $(CALM) --servers $(SERVERS) $(if $(SEED),--seed $(SEED))
+
 # Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
 SECONDS ?= 30
 fuzz:  ## libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
