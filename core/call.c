@@ -311,7 +311,8 @@ struct dfl_hold *dfl_client_token(struct dfl_client *c, enum dfl_kind kind, cons
     {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
-        if (h->kind == kind && h->state == DFL_HELD && memcmp(h->token, token, DFL_TOKEN_LEN) == 0)
+        if ((kind == DFL_ANY_KIND || h->kind == kind) && h->state == DFL_HELD &&
+            memcmp(h->token, token, DFL_TOKEN_LEN) == 0)
             return h;
     }
     return NULL;
@@ -579,8 +580,11 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
     if (st != DFL_OK)
         return st;
     dfl_enter(c, now);
-    h = dfl_client_token(c, kind, key, len, token);
-    if (h && h->scope == DFL_SCOPE_XACT) {
+    h = dfl_client_token(c, DFL_ANY_KIND, key, len, token);
+    if (h && h->kind != kind) { /* a server may not tell them apart, and its holder would not know */
+        st = dfl_fail(err, DFL_NOT_HELD, "this token of \"%.*s\" is of a %s, not of a %s", (int)len,
+                      key, dfl_kind_name(h->kind), dfl_kind_name(kind));
+    } else if (h && h->scope == DFL_SCOPE_XACT) {
         st = dfl_fail(err, DFL_NOT_HELD,
                       "%s \"%.*s\" is held by a transaction, whose end gives it back",
                       dfl_kind_name(kind), (int)len, key);
@@ -592,7 +596,7 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
     } else {
         memcpy(call->token, token, DFL_TOKEN_LEN);
         call->args.kind = kind;
-        call->no_wait = !wait_answer;
+        call->no_wait = !wait_answer && h; /* of an unknown token only the server can say true */
         call->give_up = leave_request;
         call->server = h ? h->server : dfl_client_server_of(c, key, len);
         call->conn = h ? h->home : NULL;

@@ -214,8 +214,7 @@ static bool has_token(struct sq_session *s, const struct request *r)
     if (sq_session_lock(s) != DFL_OK)
         return false;
     if (!s->closed)
-        found =
-            dfl_client_token(s->client, r->args.kind, r->key.text, r->key.len, r->token) != NULL;
+        found = dfl_client_token(s->client, DFL_ANY_KIND, r->key.text, r->key.len, r->token);
     sq_session_unlock(s);
     return found;
 }
