@@ -380,6 +380,7 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
 {
     struct dfl_error why;
     const char *address = conn->server->address.text;
+    const char *tls = conn->client->tls ? "" : ", or it speaks TLS and tls is off";
 
     if (conn->in.end - conn->in.start >= 2 && conn->in.buf[conn->in.start] == 0x15 &&
         conn->in.buf[conn->in.start + 1] == 0x03)
@@ -388,8 +389,8 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
     else if (broken && conn->answered)
         dfl_fail(&why, DFL_BROKEN, "%s", broken->error.text);
     else if (broken)
-        dfl_fail(&why, DFL_BROKEN, "%s, before the first answer (max-connections?)",
-                 broken->error.text);
+        dfl_fail(&why, DFL_BROKEN, "%s, before the first answer (max-connections?)%s",
+                 broken->error.text, tls);
     else if (conn->state == DFL_CONN_LOGIN)
         dfl_fail(
             &why, DFL_BROKEN,
@@ -397,7 +398,8 @@ static void die_of_eof(struct dfl_conn *conn, const struct dfl_transport *broken
             address);
     else if (!conn->answered)
         dfl_fail(&why, DFL_BROKEN,
-                 "%s closed the connection before the first answer (max-connections?)", address);
+                 "%s closed the connection before the first answer (max-connections?)%s", address,
+                 tls);
     else
         dfl_fail(&why, DFL_BROKEN, "%s closed the connection", address);
     dfl_conn_die(conn, &why);

@@ -146,7 +146,8 @@ static void explain_failure(const struct dfl_conn *conn, struct dfl_error *why)
     bool accepted = strncmp(e->text, "connect to ", 11) == 0 && strstr(e->text, ": connection reset");
 
     if (accepted) /* and closed at once */
-        dfl_fail(why, DFL_BROKEN, "%s, before the first answer (max-connections?)", e->text);
+        dfl_fail(why, DFL_BROKEN, "%s, before the first answer (max-connections?)%s", e->text,
+                 conn->client->tls ? "" : ", or it speaks TLS and tls is off");
     else if (strcmp(conn->server->address.text, "127.0.0.1:6388") == 0)
         dfl_fail(why, e->status, "%s (no server there? start one with: dflockd-local)", e->text);
     else

@@ -360,7 +360,8 @@ static void shake_conn(struct loop *l, struct conn *c, struct dfl_now now)
         if (log_allowed(&l->said_tls, now.ms, &left_out))
             log_line(LOG_WARN, "tls handshake failed", "reason=\"%s\" more=%lu", tls_reason(),
                      left_out);
-        end_conn(l, c, now);
+        c->shaking = false;
+        begin_linger(l, c, now); /* so that the alert, which says why, is not lost in a reset */
     }
 }
 
