@@ -32,6 +32,7 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
         struct dfl_error err;
 
         r->fence_floor = h->fence_floor;
+        r->sent_ms = h->offer_sent_ms;
         if (dfl_fence_read(h->server, r, a->token, &h->fence, &err) != DFL_OK) {
             memcpy(h->token, a->token, sizeof h->token);
             h->place_status = DFL_PROTOCOL;
@@ -43,7 +44,6 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
         memcpy(h->token, a->token, sizeof h->token);
         h->lease_s = a->seconds;
         h->offered = h->came_up = true;
-        h->offer_sent_ms = r->sent_ms;
         if (call && dfl_needs_confirming(h->server->client, r, a->seconds))
             dfl_confirm(call);
         else if (call)
@@ -70,7 +70,8 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
     }
 }
 
-static void queued(struct dfl_call *call, struct dfl_conn *conn, uint64_t fence_floor)
+/* Old servers start the lease when the place comes up, which may be before its `w` is sent. */
+static void queued(struct dfl_call *call, struct dfl_conn *conn, const struct dfl_request *e)
 {
     struct dfl_hold *h = call->hold;
     struct dfl_request *w =
@@ -82,7 +83,8 @@ static void queued(struct dfl_call *call, struct dfl_conn *conn, uint64_t fence_
         return;
     }
     w->timeout_s = DFL_SECONDS_MAX;
-    h->fence_floor = fence_floor;
+    h->fence_floor = e->fence_floor;
+    h->offer_sent_ms = e->sent_ms;
     h->state = DFL_QUEUED;
     dfl_hold_settle(h, conn);
     call->conn = NULL;
@@ -116,7 +118,7 @@ static void enqueue_done(struct dfl_request *r, const struct dfl_answer_line *a,
             r->conn->single_use = true;
             dfl_end_without(call, DFL_CANCELED);
         } else {
-            queued(call, r->conn, r->fence_floor);
+            queued(call, r->conn, r);
         }
     } else if (dfl_is_plain_error(a)) {
         dfl_suspect(call, r->conn);
