@@ -118,7 +118,7 @@ static void judge_recovered(const struct shadow *h)
 /* `ping` cannot have met a reset, a full server or its read time-out, which look like a server that does not know it. */
 static bool surely_asked(void)
 {
-    return !profile.caps && !profile.cuts && !profile.late_per_mille && !profile.pauses && !profile.suspends;
+    return !profile.caps && !profile.cuts && !profile.late && !profile.pauses && !profile.suspends;
 }
 
 void check_new_hold(struct shadow *h)
@@ -299,7 +299,7 @@ void check_call(struct user *u, enum dfl_status status)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_status_info(status)->name);
     if (status == DFL_PROTOCOL)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, dfl_call_error(u->call)->text);
-    if (status == DFL_REFUSED && taking && !waits(u) && u->client->lost_us < u->began_us && u->client->refused_us[u->address] < u->began_us)
+    if (status == DFL_REFUSED && taking && !waits(u) && u->bare && u->client->refused_us[u->address] < u->began_us)
         sim_fault("refused", "client %d.%d was refused, and the server has refused nothing: %s", u->client->id, u->id,
                   dfl_call_error(u->call)->text);
     if (status == DFL_TIMEOUT)
@@ -339,7 +339,8 @@ void check_asked(struct user *u, int key)
             judge_yes(h);
     }
     status = dfl_assert_held(u->s, name, strlen(name), now, &err);
-    if ((status == DFL_OK) != held || (status != DFL_OK && status != DFL_LOST && status != DFL_NOT_HELD))
+    /* What is_held has sent may have broken the connection. */
+    if ((status == DFL_OK && !held) || (status == DFL_NOT_HELD && held) || (status != DFL_OK && status != DFL_LOST && status != DFL_NOT_HELD))
         sim_fault("yes", "client %d.%d: is_held says %d to %s, assert_held says %s", c->id, u->id, held, name,
                   dfl_status_info(status)->name);
     client_touched(c);

@@ -134,7 +134,6 @@ static void on_hold_changed(void *ctx, struct dfl_hold *hold)
     if (info.state == DFL_STATE_LOST && h->state != info.state) {
         TRACE("client %d: lost %s: %s", c->id, key_names[h->key], info.last_error);
         counters.holds_lost++;
-        c->lost_us = sim_now;
     }
     if (h->state == DFL_HELD && info.state == DFL_RELEASING && h->model)
         h->model->given_back_us = sim_now;

@@ -91,7 +91,8 @@ static int living(const struct model *m, const struct model_key *k, int64_t late
     int n = 0;
 
     for (const struct model_hold *h = k->holds; h; h = h->next)
-        n += (h->ending == LIVES || h->ending == EXPIRED) && now_of(m) < h->expires_ms + late;
+        n += (h->ending == LIVES || h->ending == EXPIRED) && now_of(m) < h->expires_ms + late &&
+             (late > 0 || h->token[0]); /* when a place came up unasked is not known exactly */
     return n;
 }
 
@@ -144,7 +145,6 @@ static void grant_unasked(struct model *m, struct model_key *k)
     while (k->waiting > 0 && !k->queue[0].asking && living(m, k, late_ms(m)) < k->limit && !gate_closed(m)) {
         struct model_hold *h = new_hold(m, k, k->queue[0].conn, "", k->queue[0].lease_ms);
 
-        h->expires_ms -= late_ms(m); /* it may have been granted by then */
         h->waited = true;
         leave(k, 0);
     }
@@ -293,7 +293,7 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
             leave(k, place);
         return NULL;
     }
-    if (a->verb == 'w' && (h = unasked(k, c)) != NULL) {
+    if (a->verb == 'w' && place < 0 && (h = unasked(k, c)) != NULL) {
         snprintf(h->token, sizeof h->token, "%s", token);
         h->expires_ms = now_of(m); /* not counted below */
         if (living(m, k, 0) >= k->limit)
@@ -394,8 +394,9 @@ static const char *kept(struct model *m, struct conn *c, int64_t left_s)
         h->released_by = c;
         return NULL;
     }
-    if (!model_lives(h))
+    if ((h->ending != LIVES && h->ending != EXPIRED) || now_of(m) >= h->expires_ms + 2)
         return WRONG("renewed what is over");
+    h->ending = LIVES; /* some round the end of a lease up */
     if (left_s != a->lease_s && left_s != a->lease_s - 1)
         return WRONG("renewed for %lld s instead of %lld", (long long)left_s, (long long)a->lease_s);
     h->lease_ms = a->lease_s * 1000;
@@ -437,8 +438,12 @@ void model_closed(struct model *m, struct conn *c)
     for (struct model_key *k = m->keys; k; k = k->next) {
         int i;
 
-        while ((i = place_of(k, c)) >= 0)
+        while ((i = place_of(k, c)) >= 0) {
+            /* It may just have come up unasked, and then stays without auto-release. */
+            if (i == 0 && !k->queue[0].asking && !m->server->auto_release && living(m, k, 0) < k->limit)
+                new_hold(m, k, c, "", k->queue[0].lease_ms)->waited = true;
             leave(k, i);
+        }
         for (struct model_hold *h = k->holds; h && m->server->auto_release; h = h->next) {
             if (h->conn == c && h->ending == LIVES && now_of(m) < h->expires_ms)
                 end_hold(h, CLOSED);

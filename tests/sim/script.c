@@ -46,6 +46,7 @@ void script_profile(uint64_t seed)
         profile.late_per_mille = 0;
         profile.list_changes = false;
     }
+    profile.late = profile.late_per_mille > 0;
     TRACE("seed %llu: %s%s%s%s%s%s%s%s%s%sread timeout %lld s, connect timeout %lld ms, keepalive %lld ms, lease %lld s, renewal %.2f",
           (unsigned long long)seed, profile.calm ? "calm " : "", profile.cuts ? "cuts " : "",
           profile.foreign_release ? "releases " : "", profile.restarts ? "restarts " : "", profile.drains ? "drains " : "",
@@ -87,6 +88,7 @@ static void choose(struct user *u)
     u->lock_timeout_ms = rnd_chance(100) ? rnd_range(1, 5000) : 0;
     u->began_ms = client_now(u->client).ms;
     u->began_us = sim_now;
+    u->bare = u->client->shadows == NULL;
     u->address = client_address(u->client, u->key);
 }
 

@@ -62,7 +62,8 @@ struct profile {
     bool cuts, foreign_release, restarts; /* the three that allow a yes without a hold */
     bool suspends, crashes, cancels, drains, pauses, caps, list_changes;
     int64_t delay_max; /* of a rare late message */
-    int late_per_mille;
+    int late_per_mille; /* of what is sent from now on */
+    bool late;          /* some of what was sent */
     int servers, clients, actions;
     int64_t read_timeout_s, connect_timeout_ms, keepalive_ms, default_lease_s;
     double renew_ratio;
@@ -300,6 +301,7 @@ struct user { /* a session of the SQL interface */
     int64_t timeout_ms, lock_timeout_ms, lease_s, slots;
     int64_t began_ms; /* client's clock */
     int64_t began_us;
+    bool bare; /* its client had nothing at all then */
 };
 
 /* What the host has been told of a hold: the shared memory of PostgreSQL. */
@@ -347,7 +349,6 @@ struct client { /* a process */
     int64_t heal[ADDRESSES][2]; /* partitions: nothing arrives before */
     int64_t proof_ms[ADDRESSES]; /* newest sign of life that has been read */
     int64_t refused_us[ADDRESSES]; /* newest plain `error` to a request for a lock */
-    int64_t lost_us; /* newest loss of a hold */
     int list_start, list_length; /* servers in its list */
     struct dfl_net net;
 };
