@@ -4,7 +4,7 @@
  *   dflock_acquire  dflock_lock  dflock_sem_acquire  dflock_sem_lock, the same with dflock_xact_
  *   dflock_take  dflock_sem_take (procedures)  dflock_enqueue  dflock_sem_enqueue  dflock_wait  dflock_sem_wait
  *   dflock_cancel  dflock_release  dflock_sem_release  dflock_release_all  dflock_renew  dflock_is_held
- *   dflock_assert_held  dflock_token  dflock_lease  dflock_fence  dflock_token_fence  dflock_version
+ *   dflock_assert_held  dflock_token  dflock_lease  dflock_fence  dflock_token_fence
  *
  * They read arguments, ask the worker, and keep the session's own list of holds in step with what it does. The rules are
  * the engine's, so that both databases have the same; what the session knows better is only that its worker is gone.
@@ -371,7 +371,14 @@ wait_turn(FunctionCallInfo fcinfo, enum dfl_kind kind)
 		raise_orphaned_turn(own);
 	result = dfl_ask(&r, &(struct dfl_undo){undo_wait, own});
 	err = result->error;
-	if (err.status == DFL_OK && own != NULL)
+	if (err.status == DFL_OK && own == NULL)
+	{
+		/* Both sides keep the same list. Should they ever not: nothing is held that the session does not know. */
+		dfl_entry_mark(result->entry, result->hold);
+		dfl_marks_ring();
+		dfl_fail(&err, DFL_INTERNAL, "the worker answered for a place that this session does not know");
+	}
+	else if (err.status == DFL_OK)
 	{
 		if (own->place)
 			dfl_own_granted(own, result);
@@ -675,21 +682,4 @@ dflock_token_fence(PG_FUNCTION_ARGS)
 	read_token(fcinfo, 0, token);
 	raise_if(dfl_token_fence(token, &fence, &err), &err);
 	PG_RETURN_INT64(fence);
-}
-
-#ifdef __clang__
-#define COMPILER "clang " __clang_version__
-#else
-#define COMPILER "gcc " __VERSION__
-#endif
-
-PG_FUNCTION_INFO_V1(dflock_version);
-Datum
-dflock_version(PG_FUNCTION_ARGS)
-{
-	const char *running = GetConfigOption("server_version", false, false);
-
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("dflockd %s for PostgreSQL, core %s, %s, built by %s with PostgreSQL %s, "
-											  "running in PostgreSQL %s", DFL_VERSION, DFL_VERSION, dfl_tls_library(),
-											  COMPILER, PG_VERSION, running)));
 }

@@ -1,6 +1,6 @@
 /*
- * views.c - what can be looked at: dflock_locks(), dflock_servers(), dflock_stats(), dflock_ping(). The views of the same
- * names are made of these in the extension's script.
+ * views.c - what can be looked at: dflock_locks(), dflock_servers(), dflock_stats(), dflock_ping(), dflock_version().
+ * The views of the same names are made of these in the extension's script.
  *
  * dflock_locks reads shared memory only and needs no worker; dflock_servers asks the worker what it knows and dials
  * nothing; dflock_stats and dflock_ping ask every server.
@@ -370,4 +370,23 @@ dflock_stats(PG_FUNCTION_ARGS)
 	dfl_each_row(&data, append_stats, &json);
 	appendStringInfoString(&json, json.len == 0 ? "{}" : "}");
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+/* ---------------------------------------------------------------- dflock_version */
+
+#ifdef __clang__
+#define COMPILER "clang " __clang_version__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
+PG_FUNCTION_INFO_V1(dflock_version);
+Datum
+dflock_version(PG_FUNCTION_ARGS)
+{
+	const char *running = GetConfigOption("server_version", false, false);
+
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("dflockd %s for PostgreSQL, core %s, %s, built by %s with PostgreSQL %s, "
+											  "running in PostgreSQL %s", DFL_VERSION, DFL_VERSION, dfl_tls_library(),
+											  COMPILER, PG_VERSION, running)));
 }

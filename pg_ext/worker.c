@@ -332,6 +332,25 @@ drive(void)
 	dfl_client_run(dfl_worker_client, dfl_clock());
 }
 
+/* What the backends want, sent together: at many backends most of the cost of a lock is its packet. */
+static bool
+serve_slots(void)
+{
+	volatile bool again = false;
+
+	dfl_client_gather(dfl_worker_client, dfl_clock());
+	PG_TRY();
+	{
+		again = dfl_slots_serve();
+	}
+	PG_FINALLY();
+	{
+		dfl_client_send(dfl_worker_client);
+	}
+	PG_END_TRY();
+	return again;
+}
+
 /* One turn; may_sleep: then waits for the next event. Whatever it raises is caught around it. */
 static void
 turn(bool may_sleep)
@@ -347,7 +366,7 @@ turn(bool may_sleep)
 		reconfigure();
 	}
 	pg_atomic_write_u64(&dfl_shared->heartbeat_ms, (uint64) dfl_clock().ms);
-	again = dfl_slots_serve();
+	again = serve_slots();
 	drive();
 	dfl_slots_publish();
 	write_lines();
