@@ -526,7 +526,8 @@ class Model:
     def abandoned(self, s):
         """A pending call was cancelled while it was in line."""
         pending, s.pending = s.pending, None
-        pending.waits.abandon()
+        if "cancel-keeps" not in self.planted:
+            pending.waits.abandon()
 
     def gone(self, s):
         """The session has ended."""

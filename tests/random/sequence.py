@@ -116,8 +116,8 @@ class Sequence:
             return steps + [(self.count_wrong, 1)]
         steps += [(self.no_such, 1), (self.lock_timeout, 2), (self.reset, 1)]
         if s.levels:
-            return steps + [(self.savepoint, 8), (self.back, 6), (self.release_savepoint, 3), (self.commit, 6),
-                            (self.rollback, 3), (self.prepare, 1)]
+            return steps + [(self.savepoint, 8), (self.back, 6), (self.release_savepoint, 3), (self.commit, 10),
+                            (self.rollback, 3), (self.prepare, 1), (self.forsake, 8)]
         return steps + [(self.begin, 12), (self.terminate, 0.5)]
 
     # ------------------------------------------------------------------ one call
@@ -182,6 +182,8 @@ class Sequence:
                 pending = player.state.pending
                 if pending is None or pending.waits.hold is None:
                     continue
+                if player.connection.ended(SETTLE_S) is None:
+                    raise Difference(f"{player.state}: expected the turn for {pending.waits.key!r}, still waits")
                 outcome = player.connection.finish()
                 self.note(f"{player.state}: its turn -> {outcome}")
                 player.state.pending = None
@@ -443,6 +445,29 @@ class Sequence:
     def undo(self, player):
         choices = [self.rollback, self.commit] + [self.back] * (4 if player.state.names else 0)
         self.random.choice(choices)(player)
+
+    def forsake(self, player):
+        """The transaction counts on a hold that somebody, maybe the session itself, then releases."""
+        s = player.state
+        holds = [h for h in s.holds if h.state == HELD and h.scope == SESSION and h.key.startswith(s.prefix)
+                 and s.which(h.key) is h]
+        if s.aborted or not holds:
+            return
+        hold = self.random.choice(holds)
+        key = self.arguments.key(s, 0, hold.key)
+        self.call(player, "dflock_token", [key], lambda: self.model.token(s, hold.key))
+        self.call(player, "dflock_assert_held", [key], lambda: self.model.assert_held(s, hold.key))
+        if self.random.random() < 0.3:
+            self.savepoint(player)
+        name = f"dflock_{'sem_' if hold.kind == SEM else ''}release"
+        others = [p for p in self.players if p is not player and not p.waits and not p.state.aborted
+                  and hold.key.startswith(p.state.prefix)]
+        if others and self.random.random() < 0.6:
+            other = self.random.choice(others)
+            self.call(other, name, [self.arguments.key(other.state, 0, hold.key), self._argument("token", hold.token)],
+                      lambda: self.model.release_token(other.state, hold.key, hold.kind, hold.token))
+        else:
+            self.call(player, name, [key], lambda: self.model.release(s, hold.key, hold.kind))
 
     def prepare(self, player):
         aborted = player.state.aborted
