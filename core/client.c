@@ -306,6 +306,16 @@ void dfl_client_run(struct dfl_client *c, struct dfl_now now)
     dfl_leave(c);
 }
 
+void dfl_client_gather(struct dfl_client *c, struct dfl_now now)
+{
+    dfl_enter(c, now);
+}
+
+void dfl_client_send(struct dfl_client *c)
+{
+    dfl_leave(c);
+}
+
 int64_t dfl_client_next_ms(const struct dfl_client *c)
 {
     return dfl_timers_next(&c->timers);

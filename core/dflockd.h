@@ -306,6 +306,10 @@ enum dfl_status dfl_client_configure(struct dfl_client *c, const struct dfl_sett
 void dfl_client_ready(struct dfl_client *c, void *tag, unsigned events,
                       struct dfl_now now);                     /* tag from watch() */
 void dfl_client_run(struct dfl_client *c, struct dfl_now now); /* everything whose time has come */
+/* For a host with many sessions: what is asked for between the two leaves together, one packet per
+ * connection. Every gather is followed by its send, before the host waits. */
+void dfl_client_gather(struct dfl_client *c, struct dfl_now now);
+void dfl_client_send(struct dfl_client *c);
 int64_t dfl_client_next_ms(
     const struct dfl_client *c); /* when to call run at the latest; INT64_MAX = no need */
 /*

@@ -265,6 +265,7 @@ struct world {
     struct dfl_session *sessions[SESSIONS];
     struct dfl_call *calls[CALLS];
     struct dfl_net net;
+    bool gathering;
 };
 
 static void wake_link(struct world *w, struct link *l)
@@ -524,10 +525,22 @@ static void configure(struct world *w, uint8_t choice)
                                  &err) == DFL_OK);
 }
 
+static void look(struct world *w)
+{
+    if (w->gathering)
+        dfl_client_send(w->client);
+    w->gathering = false;
+    settle(w);
+}
+
 static void operate(struct world *w, struct input *in)
 {
     uint8_t what = take_byte(in);
 
+    if (what >= 248 && !w->gathering) { /* several things happen before the host looks */
+        dfl_client_gather(w->client, now);
+        w->gathering = true;
+    }
     switch (what % 16) {
     case 0:
     case 1:
@@ -561,8 +574,8 @@ static void operate(struct world *w, struct input *in)
     default:
         serve(&links[what / 16 % 8], in);
     }
-    if (what < 248) /* otherwise several things happen before the host looks */
-        settle(w);
+    if (what < 248)
+        look(w);
 }
 
 static void begin(struct world *w, uint8_t choice)
@@ -619,6 +632,7 @@ static void wait_for_calls(struct world *w)
 
 static void finish(struct world *w)
 {
+    look(w);
     wait_for_calls(w);
     for (size_t i = 0; i < CALLS; i++)
         end_call(w, i);
