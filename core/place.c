@@ -32,7 +32,8 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
         struct dfl_error err;
 
         r->fence_floor = h->fence_floor;
-        r->sent_ms = h->offer_sent_ms;
+        if (!DFL_PLANTED(17))
+            r->sent_ms = h->offer_sent_ms;
         if (dfl_fence_read(h->server, r, a->token, &h->fence, &err) != DFL_OK) {
             memcpy(h->token, a->token, sizeof h->token);
             h->place_status = DFL_PROTOCOL;

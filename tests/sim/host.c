@@ -84,6 +84,7 @@ static void look_at_end(void *arg, uint64_t n)
     u->call = NULL;
     u->ended = false;
     client_touched(c);
+    script_follow(u);
 }
 
 static void on_call_done(void *ctx, struct dfl_call *call)

@@ -129,6 +129,14 @@ static void print_counters(double seconds)
            (unsigned long long)c->waits_kept, (unsigned long long)c->cancelled, (unsigned long long)c->errors);
 }
 
+static volatile sig_atomic_t stop;
+
+static void asked_to_stop(int number)
+{
+    (void)number;
+    stop = 1;
+}
+
 static int usage(void)
 {
     fprintf(stderr, "usage: sim [--seeds N] [--from SEED] [--seed SEED] [--trace] [--plant N] [--keep-going]\n");
@@ -183,8 +191,10 @@ int main(int argc, char **argv)
     sim_tracing = show && one;
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGSEGV, crashed);
+    signal(SIGINT, asked_to_stop); /* what was counted so far is printed */
+    signal(SIGTERM, asked_to_stop);
     signal(SIGABRT, crashed);
-    for (uint64_t seed = from; seed < from + count; seed++) {
+    for (uint64_t seed = from; seed < from + count && !stop; seed++) {
         if (!schedule_fails(seed))
             continue;
         failures++;

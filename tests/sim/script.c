@@ -281,9 +281,8 @@ static size_t some_act(void)
     return i;
 }
 
-void script_act(struct user *u)
+static void act(struct user *u, size_t i)
 {
-    size_t i = some_act();
     struct dfl_error err = {.text = ""};
     enum dfl_status status;
 
@@ -300,6 +299,23 @@ void script_act(struct user *u)
     if (status == DFL_INTERNAL || status == DFL_NOMEM)
         sim_fault("status", "client %d.%d: %s", u->client->id, u->id, err.text);
     client_touched(u->client);
+}
+
+void script_act(struct user *u)
+{
+    act(u, some_act());
+}
+
+void script_follow(struct user *u)
+{
+    size_t i = 0;
+
+    if (acts_left <= 0 || u->doing != ACT_ENQUEUE || !rnd_chance(300))
+        return;
+    while (acts[i].kind != ACT_WAIT)
+        i++;
+    acts_left--;
+    act(u, i);
 }
 
 static void user_due(void *arg, uint64_t n)

@@ -388,6 +388,7 @@ void check_asked(struct user *u, int key); /* is_held and assert_held against wh
 void script_profile(uint64_t seed);
 void script_begin(void);
 void script_act(struct user *u); /* starts something */
+void script_follow(struct user *u); /* its call has ended: who enqueues often waits at once */
 bool script_over(void);
 void script_settle(void); /* faults stop, sessions end, nothing may be left */
 
