@@ -13,6 +13,7 @@ from fault.keys import KEYS, server_of
 OFFICIAL = "official"
 MS = 0.001
 ROUNDING = 5 * MS  # the views show whole milliseconds
+DELIVERY_S = 0.02  # for an end of a connection to arrive, on one machine
 
 # After these the server may have given a lock away while its holder's last word is still yes.
 UNSEEN = {"cut", "half-close", "server-kill-forget", "worker-kill"}
@@ -266,6 +267,18 @@ def _hears_nothing(run, fault, section):
     return run.touches(fault, section) and (fault["kind"] != "client-stop" or section.kind == "sqlite")
 
 
+def cuts(run):
+    """a SQLite client whose connection was reset or closed hears of it at its next check"""
+    for fault in run.faults:
+        if fault["kind"] != "cut":
+            continue
+        for section in run.sections.values():
+            if section.kind == "sqlite" and section.begin < fault["from"] and run.touches(fault, section):
+                late = [since for since, _ in section.yes if since > fault["until"] + DELIVERY_S]
+                if late:
+                    yield f"{section.name}: yes {late[0] - fault['until']:.3f} s after its connection was cut"
+
+
 def overlapping(run):
     """two sections of a key overlap only after a fault that met the loser"""
     for overlap in overlaps(run):
@@ -359,8 +372,8 @@ def quiet(run):
             yield f"{section.name}: its COMMIT was {section.commit}"
 
 
-PROPERTIES = (whole, fences, guarded, refusals, deadlines, silence, overlapping, claims, commits, refused_commits, finished,
-              free, alive)
+PROPERTIES = (whole, fences, guarded, refusals, deadlines, silence, cuts, overlapping, claims, commits, refused_commits,
+              finished, free, alive)
 
 
 def judge(run):

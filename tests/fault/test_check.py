@@ -245,6 +245,27 @@ def test_a_hold_that_may_outlive_a_stop(story, kind, fault, target, until):
     assert story.against() == []
 
 
+def test_a_yes_after_the_connection_was_cut(story):
+    name = story.section("till", 1, end=4, who="sqlite-0.1")
+    story.fault("cut", "link:sqlite-0:0", 1.5)
+    story.yes(name, 1.6)
+    assert story.against() == ["cuts"]
+
+
+@pytest.mark.parametrize("kind, fault, target, since", [
+    ("sqlite", "cut", "link:sqlite-0:0", 1.59),  # on its way
+    ("sqlite", "cut", "link:sqlite-0:0", 0.99),  # the hold came over the next connection
+    ("sqlite", "cut", "link:sqlite-1:0", 1.5),  # somebody else's
+    ("sqlite", "half-close", "link:sqlite-0:0", 1.5),  # only the server may have seen it
+    ("postgres", "cut", "link:pg:0", 1.5),  # another process sees it
+])
+def test_a_yes_after_a_cut_that_was_none(story, kind, fault, target, since):
+    name = story.section("till", 1, end=4, kind=kind, who=f"{kind}-0.1")
+    story.fault(fault, target, since)
+    story.yes(name, 1.6)
+    assert story.against() == []
+
+
 # ---------------------------------------------------------------------------- overlaps
 
 
@@ -344,7 +365,7 @@ def test_a_server_that_forgets_is_one(story):
 def test_an_unseen_loss_lasts_for_a_lease_at_most(story):
     first = story.section("till", 1, end=9, who="sqlite-0.1")
     story.section("till", 3, end=8)
-    story.fault("cut", "link:sqlite-0:0", 2)
+    story.fault("half-close", "link:sqlite-0:0", 2)
     story.yes(first, 4.5)
     assert story.against() == ["claims"]
 
@@ -361,7 +382,7 @@ def test_three_of_two_slots_one_of_them_cut(story):
     names = [story.section("seats", begin, end=6, who=f"sqlite-{begin}.1") for begin in (1, 2, 3)]
     for name in names:
         story.yes(name, 3.5)
-    story.fault("cut", "link:sqlite-2:0", 2.5)
+    story.fault("half-close", "link:sqlite-2:0", 2.5)
     assert story.against() == []
 
 

@@ -114,7 +114,7 @@ class World:
         self.processes.started.remove(process)
         process.stop()
         if process.name not in self.killed:
-            self.history.record("died", client=process.name, status=process.popen.returncode, log=process.log()[-1500:])
+            self.history.record("died", client=process.name, status=process.popen.returncode, log=process.log()[-300:])
 
     # ----------------------------------------------------------------- servers
 
@@ -144,7 +144,7 @@ class World:
         for process in self.clients.values():
             if not process.running() and process.popen.returncode != 0:
                 self.history.record("died", client=process.name, status=process.popen.returncode,
-                                    log=process.log()[-1500:])
+                                    log=process.log()[-300:])
 
     def look_for_leftovers(self):
         """What the servers have after all clients have gone."""
