@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define RENEWAL_STEP_MS 100
+
 static void hold_due(struct dfl_timer *timer, struct dfl_now now);
 
 static struct dfl_client *client_of(const struct dfl_hold *h)
@@ -207,16 +209,24 @@ static int64_t lease_deadline(int64_t sent_ms, int64_t lease_s)
     return sent_ms + dfl_less_margin(lease_s * 1000);
 }
 
-/* Renewal at renew_ratio of the lease, up to 10 % earlier; once that is asked for, the timer is the
- * deadline. */
+/*
+ * Renewal at renew_ratio of the lease, up to 10 % earlier; once that is asked for, the timer is the
+ * deadline. Renewals of one step of time fall due together: a host with thousands of holds wakes up
+ * once for all of them, and they leave in one packet.
+ */
 static void schedule(struct dfl_hold *h)
 {
     struct dfl_client *c = client_of(h);
     double share = c->settings.renew_ratio * (1 - 0.1 * dfl_random(c));
-    int64_t at = h->lease_deadline_ms;
+    int64_t at = h->lease_deadline_ms, step = h->lease_s * 1000 / 64;
 
-    if (h->renewal == NULL)
+    if (step > RENEWAL_STEP_MS)
+        step = RENEWAL_STEP_MS;
+    if (h->renewal == NULL) {
         at = h->s_hold_ms + (int64_t)((double)h->lease_s * 1000 * share);
+        if (step > 0)
+            at -= at % step; /* earlier, by less than a sixty-fourth of the lease */
+    }
     dfl_timer_set(&c->timers, &h->timer, at < h->lease_deadline_ms ? at : h->lease_deadline_ms);
 }
 

@@ -304,7 +304,7 @@ static void answer(struct link *l, uint8_t choice)
     static const enum dfl_status words[] = {DFL_REFUSED,        DFL_MAX_LOCKS,    DFL_MAX_WAITERS,
                                             DFL_LEASE_EXPIRED,  DFL_NOT_ENQUEUED, DFL_DRAINING,
                                             DFL_LIMIT_MISMATCH, DFL_AUTH};
-    struct dfl_answer_line a = {.kind = DFL_ANS_OK, .seconds = 1 + choice % 40};
+    struct dfl_answer_line a = {.kind = DFL_ANS_OK, .seconds = choice % 40};
     enum dfl_command cmd;
     char text[256];
 
