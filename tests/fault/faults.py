@@ -8,6 +8,7 @@ into the history.
 import contextlib
 import heapq
 import itertools
+import json
 import os
 import pathlib
 import resource
@@ -18,6 +19,7 @@ import time
 import psycopg
 
 from fault.history import now
+from fault.keys import server_of
 from lib.eventually import NotInTime, eventually
 
 PAUSE_S = (0.5, 2.5)  # between the beginnings of two faults
@@ -28,9 +30,36 @@ class NoTarget(Exception):
     """All that this fault could be done to is suffering from another one."""
 
 
+class Holders:
+    """Who is in a section now, as the history tells: whom it hurts most."""
+
+    def __init__(self, path):
+        self._lines = open(path, encoding="utf-8")
+        self._rest = ""
+        self._sections = {}  # name: (who, key)
+
+    def look(self):
+        *lines, self._rest = (self._rest + self._lines.read()).split("\n")
+        for event in map(json.loads, lines):
+            if event["event"] == "begin":
+                self._sections[event["section"]] = event["who"], event["key"]
+            elif event["event"] in ("end", "lost"):
+                self._sections.pop(event["section"], None)
+
+    def now(self, clients):
+        """(slot, key) of each, of clients that still live."""
+        living = {process.name: slot for slot, process in clients.items()}
+        self._sections = {name: s for name, s in self._sections.items() if s[0] in living}
+        return [(living[who], key) for who, key in self._sections.values()]
+
+    def close(self):
+        self._lines.close()
+
+
 class Driver:
     def __init__(self, world, rng):
         self.world, self.rng, self.history = world, rng, world.history
+        self._holders = Holders(world.history_path)
         self._claimed = set()
         self._going_on = []  # heap of (undo at, number, generator)
         self._numbers = itertools.count()
@@ -43,6 +72,7 @@ class Driver:
         try:
             while now() < end:
                 self.world.tend()
+                self._holders.look()
                 self._undo(now())
                 if now() >= following:
                     self._inject()
@@ -50,6 +80,7 @@ class Driver:
                 time.sleep(0.05)
         finally:
             self._undo(float("inf"))
+            self._holders.close()
         self.world.tend()
 
     def _inject(self):
@@ -70,11 +101,14 @@ class Driver:
                 raise AssertionError("a fault is done once and undone once")
 
     @contextlib.contextmanager
-    def _claim(self, candidates):
-        """One target at random that nothing else is being done to."""
+    def _claim(self, candidates, rather=()):
+        """One target at random that nothing else is being done to, mostly one of those that are named."""
         free = sorted(c for c in candidates if c not in self._claimed)
         if not free:
             raise NoTarget
+        wanted = [c for c in free if c in rather]
+        if wanted and self.rng.random() < 0.7:
+            free = wanted
         target = self.rng.choice(free)
         self._claimed.add(target)
         try:
@@ -138,12 +172,16 @@ class Driver:
 
     # ----------------------------------------------------------------- network
 
+    def _links_of_holders(self):
+        return {("pg" if slot.startswith("postgres") else slot, server_of(key, len(self.world.servers)))
+                for slot, key in self._holders.now(self.world.clients)}
+
     @contextlib.contextmanager
     def _some_links(self):
         """One connection's way, all ways of one client, or all ways to one server."""
         width = self.rng.choice(("one", "one", "client", "server"))
         with contextlib.ExitStack() as claims:
-            place, i = first = claims.enter_context(self._claim(self.world.links))
+            place, i = first = claims.enter_context(self._claim(self.world.links, self._links_of_holders()))
             chosen = [first]
             for link in sorted(self.world.links):
                 same = link[0] == place if width == "client" else width == "server" and link[1] == i
@@ -195,7 +233,8 @@ class Driver:
 
     @contextlib.contextmanager
     def _a_client(self):
-        with self._claim(f"slot:{slot}" for slot in self.world.clients) as target:
+        holders = {f"slot:{slot}" for slot, _ in self._holders.now(self.world.clients)}
+        with self._claim((f"slot:{slot}" for slot in self.world.clients), holders) as target:
             process = self.world.clients[target.partition(":")[2]]
             if not process.running():
                 raise NoTarget
