@@ -502,7 +502,7 @@ class Sequence:
         arguments.append(self._argument("timeout", 30))
 
         def expected():
-            want = self.model.acquire(s, key, kind, slots, 0, answer="bool")
+            want = self.model.acquire(s, key, kind, slots, "short", answer="bool")
             return Expected(code="55P03") if want.check is None and want.code is None else want
         self.call(player, f"dflock_{'sem_' if kind == SEM else ''}acquire", arguments, expected)
         if not s.aborted:
