@@ -1,9 +1,5 @@
 """Dump, restore and upgrade of a database with the extension, and what the library exports."""
 
-import os
-import pathlib
-import tempfile
-
 import pytest
 
 from pg.cluster import Cluster, pg_configs, run
