@@ -76,7 +76,6 @@ void dfl_call_end(struct dfl_call *call, enum dfl_status status)
 
 void dfl_call_fail(struct dfl_call *call, const struct dfl_error *why)
 {
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): without an answer there is an error */
     call->error = *why;
     dfl_call_end(call, why->status);
 }
@@ -376,9 +375,9 @@ void dfl_call_released(struct dfl_call *call, const struct dfl_answer_line *a,
         return;
     if (call->all || (a && a->kind == DFL_ANS_OK)) {
         dfl_call_end(call, DFL_OK);
-    } else if (a == NULL) {
+    } else if (error) {
         dfl_call_fail(call, error);
-    } else {
+    } else if (a) {
         dfl_fail(&call->error, DFL_NOT_HELD, "%s no longer held it: %.*s",
                  call->server->address.text, (int)a->text_len, a->text);
         dfl_call_end(call, DFL_NOT_HELD);

@@ -106,6 +106,7 @@ enum dfl_status dfl_fence_read(struct dfl_server *server, const struct dfl_reque
                                const char *token, int64_t *fence, struct dfl_error *err)
 {
     struct dfl_client *c = server->client;
+    /* NOLINTNEXTLINE(clang-analyzer-deadcode.DeadStores): for a planted bug only */
     uint64_t prefix = dfl_token_prefix(token), before = dfl_fence_highest(server->fence);
 
     *fence = -1;

@@ -112,7 +112,7 @@ enum dfl_status sq_timeout_argument(struct sq_arguments *a, int i, int64_t *time
 enum dfl_status sq_lease_argument(struct sq_arguments *a, int i, int64_t otherwise,
                                   int64_t *lease_s)
 {
-    int64_t given;
+    int64_t given = 0;
 
     if (!sq_given(a, i)) {
         *lease_s = otherwise;
@@ -128,7 +128,7 @@ enum dfl_status sq_lease_argument(struct sq_arguments *a, int i, int64_t otherwi
 
 enum dfl_status sq_slots_argument(struct sq_arguments *a, int i, int64_t *slots)
 {
-    int64_t given;
+    int64_t given = 0;
 
     if (!sq_given(a, i))
         return refuse_null(a, "slots");
@@ -158,7 +158,7 @@ enum dfl_status sq_token_argument(struct sq_arguments *a, int i, const char **to
 
 enum dfl_status sq_flag_argument(struct sq_arguments *a, int i, const char *name, bool *flag)
 {
-    int64_t number;
+    int64_t number = 0;
 
     if (i >= a->count) {
         *flag = false;

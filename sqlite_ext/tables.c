@@ -281,7 +281,7 @@ static enum dfl_status reuse_rows(const struct sq_table_binding *b, struct sq_sn
     struct sq_snapshot **newest = &b->session->server_locks;
 
     if (!*newest || dfl_clock().ms - (*newest)->taken_ms >= REUSE_MS) {
-        struct sq_snapshot *rows;
+        struct sq_snapshot *rows = NULL;
         enum dfl_status status = take_rows(b, &rows, err);
         if (status != DFL_OK)
             return status;
@@ -297,7 +297,7 @@ static int table_filter(sqlite3_vtab_cursor *cursor, int plan, const char *text,
 {
     struct cursor *c = (struct cursor *)cursor;
     const struct sq_table_binding *b = ((struct table *)cursor->pVtab)->binding;
-    struct sq_snapshot *rows;
+    struct sq_snapshot *rows = NULL;
     struct dfl_error error;
 
     (void)plan, (void)text, (void)argc, (void)argv;
