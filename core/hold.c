@@ -421,6 +421,7 @@ void dfl_hold_orphaned(struct dfl_hold *h, const struct dfl_error *why)
         struct dfl_error err;
 
         h->came_up = true; /* once */
+        forget_renewal(h);
         if (dfl_server_control(h->server, &next, &err) == DFL_OK) {
             dfl_hold_settle(h, next);
             next->owned++;
@@ -443,7 +444,8 @@ static void released(struct dfl_request *r, const struct dfl_answer_line *a,
     struct dfl_hold *h = r->owner;
     struct dfl_call *call = dfl_hold_in_call(h) ? h->call : NULL;
 
-    if (error)
+    /* A plain `error` may be the read time-out's, which closes: then this was not heard. */
+    if (error || dfl_is_plain_error(a))
         dfl_server_orphan(h->server, h->kind, h->key, r->token);
     dfl_hold_free(h);
     if (call)

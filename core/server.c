@@ -179,8 +179,14 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
     if (token[0] == '\0' || server->client->shut)
         return;
     r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, NULL, NULL);
-    if (r)
+    if (r == NULL)
+        return;
+    if (server->control && server->control->state == DFL_CONN_READY) {
+        dfl_request_owe(r);
+        dfl_conn_send(server->control, r);
+    } else {
         dfl_list_append(&server->orphans, &r->link);
+    }
 }
 
 /* ------------------------------------------------------------- signs of life */

@@ -39,9 +39,11 @@ void dfl_conn_redial(struct dfl_conn *conn)
 {
     struct dfl_error err;
 
-    note_ping(conn, DFL_PING_NO);
-    if (conn->server->ping == DFL_PING_NO)
-        conn->server->no_hello_until_ms = conn->client->now.ms + NO_HELLO_MS;
+    if (conn->hello_refused) { /* a close without a word says nothing of what the server knows */
+        note_ping(conn, DFL_PING_NO);
+        if (conn->server->ping == DFL_PING_NO)
+            conn->server->no_hello_until_ms = conn->client->now.ms + NO_HELLO_MS;
+    }
     conn->state = DFL_CONN_DEAD;
     dfl_conn_watch(conn);
     conn->transport->ops->close(conn->transport);

@@ -139,6 +139,23 @@ static bool gate_closed(const struct model *m)
     return m->server->recovering && now_of(m) < m->server->gate_ms;
 }
 
+/* The highest fence of a key that was ever answered at an address. */
+static struct highest *highest_of(const struct model *m, const struct model_key *k)
+{
+    struct highest *h = highest;
+
+    while (h && !(h->address == m->server->address && strcmp(h->name, k->name) == 0))
+        h = h->next;
+    if (h == NULL) {
+        h = sim_new(sizeof *h);
+        h->address = m->server->address;
+        snprintf(h->name, sizeof h->name, "%s", k->name);
+        h->next = highest;
+        highest = h;
+    }
+    return h;
+}
+
 /* A place whose turn comes while nobody asks is granted without a word on the wire. */
 static void grant_unasked(struct model *m, struct model_key *k)
 {
@@ -146,6 +163,7 @@ static void grant_unasked(struct model *m, struct model_key *k)
         struct model_hold *h = new_hold(m, k, k->queue[0].conn, "", k->queue[0].lease_ms);
 
         h->waited = true;
+        h->fence_floor = highest_of(m, k)->fence; /* its token is seen later than it was made */
         leave(k, 0);
     }
 }
@@ -247,28 +265,21 @@ void model_blocks(struct model *m, struct conn *c)
 
 /* ----------------------------------------------------------------- answers */
 
-static const char *check_fence(struct model *m, const struct model_key *k, const char *token)
+static const char *check_fence(struct model *m, const struct model_key *k, const char *token,
+                               const struct model_hold *came_up)
 {
+    struct highest *h = highest_of(m, k);
     char digits[17];
-    struct highest *h = highest;
     uint64_t fence;
 
     snprintf(digits, sizeof digits, "%.16s", token);
     fence = strtoull(digits, NULL, 16);
     if (!m->server->traits->fences)
         return NULL;
-    while (h && !(h->address == m->server->address && strcmp(h->name, k->name) == 0))
-        h = h->next;
-    if (h == NULL) {
-        h = sim_new(sizeof *h);
-        h->address = m->server->address;
-        snprintf(h->name, sizeof h->name, "%s", k->name);
-        h->next = highest;
-        highest = h;
-    }
-    if (fence <= h->fence)
+    if (fence <= (came_up ? came_up->fence_floor : h->fence))
         return WRONG("the fence of %s does not grow", k->name);
-    h->fence = fence;
+    if (fence > h->fence)
+        h->fence = fence;
     return NULL;
 }
 
@@ -287,6 +298,7 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
         h = unasked(k, c) ? unasked(k, c) : new_hold(m, k, c, "", 0);
         snprintf(h->token, sizeof h->token, "%s", token);
         end_hold(h, EXPIRED);
+        h->expires_ms = now_of(m); /* at the latest: when it came up is not known exactly */
         h->lease_ms = lease_s * 1000;
         h->judged = true;
         if (place >= 0)
@@ -301,7 +313,7 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
         h->ending = LIVES;
         h->expires_ms = now_of(m) + h->lease_ms;
         h->set_us = sim_now;
-        return check_fence(m, k, token);
+        return check_fence(m, k, token, h);
     }
     if (k->waiting == 0 && living(m, k, 0) == 0 && a->limit)
         k->limit = a->limit; /* it may have been forgotten */
@@ -318,7 +330,7 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
     }
     if (living(m, k, 0) >= k->limit)
         return WRONG("%s has %d holders already, its limit is %lld", k->name, living(m, k, 0), (long long)k->limit);
-    wrong = check_fence(m, k, token);
+    wrong = check_fence(m, k, token, NULL);
     new_hold(m, k, c, token, lease_s * 1000)->waited = a->verb == 'w';
     return wrong;
 }

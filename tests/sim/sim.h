@@ -239,6 +239,7 @@ struct model_hold {
     int64_t lease_ms, expires_ms; /* server's clock */
     int64_t set_us;               /* true time of the newest grant or renewal */
     bool waited;                  /* answered to a `w` */
+    uint64_t fence_floor;         /* a place that came up: the key's highest fence before that */
     enum ending ending;
     int64_t ended_us;
     struct conn *released_by;
