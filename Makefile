@@ -270,6 +270,14 @@ $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
 
+.PHONY: lint proof
+lint:  ## clang's warnings, clang-tidy, cppcheck
+	@tests/lint
+
+proof: all  ## the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
+	@tools/deps build test proof
+	@tests/proof
+
 version-check:
 	@tools/version-check
 
