@@ -101,7 +101,7 @@ struct dfl_conn {
     bool hello_refused;    /* answered `ping` with an error, and nothing else so far */
     bool taken; /* waiting: a call, hold or place uses it; else it goes to the pool when quiet */
     bool single_use; /* not for the pool */
-    size_t heeded;        /* unanswered requests other than releases, whose answers can wait */
+    size_t heeded;   /* unanswered requests other than releases, whose answers can wait */
     bool active;     /* counted in client->active_conns */
     int64_t setup_deadline_ms;
     int64_t s_conn_ms; /* sending of the newest answered request */
@@ -136,6 +136,9 @@ enum dfl_status dfl_conn_transport(struct dfl_conn *conn,
                                    struct dfl_error *err); /* a new one, not connected */
 void dfl_conn_step(struct dfl_conn *conn);                 /* goes on with connecting */
 void dfl_conn_redial(struct dfl_conn *conn);               /* once more, without hello */
+/* The end of the stream; `broken`: by the transport's error, else in order. Says why, as far as one
+ * can know. */
+void dfl_conn_broke(struct dfl_conn *conn, const struct dfl_transport *broken);
 bool dfl_conn_put(struct dfl_conn *conn,
                   struct dfl_request *r); /* behind what was sent; false: it died */
 void dfl_conn_watch(struct dfl_conn *conn);
@@ -255,9 +258,9 @@ struct dfl_hold {
     bool offered;                 /* a place whose grant came up and waits for its `wait` */
     bool came_up;                 /* it was offered once */
     enum dfl_status place_status; /* of a place that is lost: what the next `wait` raises */
-    uint64_t fence_floor;         /* of a place: that of its `e`; it may come up before its `w` is sent */
-    int64_t offer_sent_ms;        /* sending of the request that the offer answers */
-    bool counted;                 /* in the host's quota */
+    uint64_t fence_floor;  /* of a place: that of its `e`; it may come up before its `w` is sent */
+    int64_t offer_sent_ms; /* sending of the request that the offer answers */
+    bool counted;          /* in the host's quota */
     bool told;
     char token[DFL_TOKEN_LEN + 1];
     int64_t slots, fence;
@@ -365,6 +368,9 @@ bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn,
  * none. */
 struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *key, size_t len,
                                enum dfl_kind kind, int scope);
+/* The same without reading first. */
+struct dfl_hold *dfl_known_hold(struct dfl_session *s, const char *key, size_t len,
+                                enum dfl_kind kind, int scope);
 enum dfl_status dfl_say_lost(struct dfl_hold *h,
                              struct dfl_error *err); /* tells the session: DFL_LOST */
 const char *dfl_kind_name(enum dfl_kind kind);
@@ -446,7 +452,7 @@ struct dfl_client {
     size_t active_conns, pending_calls;
     struct dfl_key **buckets;
     size_t bucket_count, key_count;
-    uint64_t looks; /* how often the homes of a key's holds have been read */
+    uint64_t looks;          /* how often the homes of a key's holds have been read */
     struct dfl_conn **links; /* by small number */
     size_t link_cap;
     bool shut;
