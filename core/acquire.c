@@ -201,6 +201,20 @@ static void line_no_life(struct dfl_call *call, const struct dfl_error *why)
         dfl_fail_without(call, &copy);
 }
 
+/* A plain `error` to a request that waited: ours, or a read time-out's? As for a try. */
+static void suspect_in_line(struct dfl_call *call, struct dfl_conn *conn)
+{
+    struct dfl_client *c = call->session->client;
+
+    dfl_link_remove(&call->by_server);
+    call->no_life = NULL;
+    call->hold->state = DFL_TRYING;
+    dfl_hold_changed(call->hold);
+    call->net_deadline_ms = c->now.ms + c->settings.connect_timeout_ms;
+    dfl_call_at(call, call->net_deadline_ms, dfl_too_slow);
+    dfl_suspect(call, conn);
+}
+
 static void line_done(struct dfl_request *r, const struct dfl_answer_line *a,
                       const struct dfl_error *error)
 {
@@ -222,6 +236,8 @@ static void line_done(struct dfl_request *r, const struct dfl_answer_line *a,
         end_busy(call);
     else if (a->status == DFL_LEASE_EXPIRED)
         stand_in_line(call);
+    else if (dfl_is_plain_error(a))
+        suspect_in_line(call, r->conn);
     else
         dfl_fail_with_word(call, a);
 }

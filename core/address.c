@@ -154,8 +154,7 @@ static enum dfl_status parse_address(struct piece address, struct dfl_server_add
         return refuse(err, address, "the port must be a number from 1 to 65535");
     if (v6 ? !parse_v6(host, out) : !parse_name(host, out))
         return refuse(err, address, v6 ? "not an IPv6 address" : "not a host name or address");
-    snprintf(out->text, sizeof out->text, v6 ? "[%s]:%u" : "%s:%u", out->host,
-             (unsigned)out->port);
+    snprintf(out->text, sizeof out->text, v6 ? "[%s]:%u" : "%s:%u", out->host, (unsigned)out->port);
     return DFL_OK;
 }
 
@@ -176,8 +175,8 @@ static enum dfl_status parse_all(const char *text, struct dfl_server_address *li
     return DFL_OK;
 }
 
-enum dfl_status dfl_servers_parse(const char *text, struct dfl_server_address **list,
-                                  size_t *count, struct dfl_error *err)
+enum dfl_status dfl_servers_parse(const char *text, struct dfl_server_address **list, size_t *count,
+                                  struct dfl_error *err)
 {
     if (!text)
         return dfl_fail(err, DFL_NULL, "servers must not be NULL");

@@ -198,8 +198,7 @@ enum dfl_status dfl_timeout_check(double seconds, int64_t *timeout_ms, struct df
     return DFL_OK;
 }
 
-static enum dfl_status check_count(const char *what, int64_t n, int64_t max,
-                                   struct dfl_error *err)
+static enum dfl_status check_count(const char *what, int64_t n, int64_t max, struct dfl_error *err)
 {
     if (n < 1)
         return dfl_fail(err, DFL_INVALID, "%s must be at least 1: %" PRId64, what, n);

@@ -22,26 +22,25 @@ void dfl_enter(struct dfl_client *c, struct dfl_now now)
 /* A server that has left the list stays as long as something refers to it. */
 static void drop_old_servers(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers)
-    {
+    DFL_EACH(l, &c->servers) {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
         bool busy = server->configured || server->refs > 0 || !dfl_list_empty(&server->watchers);
 
         DFL_EACH(m, &server->conns)
-        busy = busy || !dfl_conn_quiet(DFL_CONTAINER(m, struct dfl_conn, by_server));
-        DFL_EACH(n, &c->sessions)
-        {
+            busy = busy || !dfl_conn_quiet(DFL_CONTAINER(m, struct dfl_conn, by_server));
+        DFL_EACH(n, &c->sessions) {
             struct dfl_session *s = DFL_CONTAINER(n, struct dfl_session, by_client);
 
             DFL_EACH(o, &s->calls)
-            busy = busy || DFL_CONTAINER(o, struct dfl_call, by_session)->server == server;
+                busy = busy || DFL_CONTAINER(o, struct dfl_call, by_session)->server == server;
         }
         if (!busy)
             dfl_server_free(server);
     }
     c->old_servers = false;
     DFL_EACH(k, &c->servers)
-    c->old_servers = c->old_servers || !DFL_CONTAINER(k, struct dfl_server, by_client)->configured;
+        c->old_servers =
+            c->old_servers || !DFL_CONTAINER(k, struct dfl_server, by_client)->configured;
 }
 
 static void free_dead(struct dfl_client *c)
@@ -113,8 +112,7 @@ struct dfl_server *dfl_client_server_of(struct dfl_client *c, const char *key, s
 
 static struct dfl_server *server_at(struct dfl_client *c, const char *address)
 {
-    DFL_EACH(l, &c->servers)
-    {
+    DFL_EACH(l, &c->servers) {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         if (strcmp(server->address.text, address) == 0)
@@ -272,8 +270,7 @@ enum dfl_status dfl_client_configure(struct dfl_client *c, const struct dfl_sett
     /* What is idle was made with the old material; what owns nothing is dialled anew. */
     while (st == DFL_OK && dfl_server_close_idle(c))
         continue;
-    DFL_EACH(l, &c->servers)
-    {
+    DFL_EACH(l, &c->servers) {
         struct dfl_conn *control = DFL_CONTAINER(l, struct dfl_server, by_client)->control;
 
         if (st == DFL_OK && control && dfl_list_empty(&control->holds) && dfl_conn_quiet(control))
@@ -345,8 +342,7 @@ void dfl_client_shutdown(struct dfl_client *c, struct dfl_now now)
 
 static void free_servers(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers)
-    {
+    DFL_EACH(l, &c->servers) {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         while (!dfl_list_empty(&server->conns))
@@ -464,8 +460,7 @@ void dfl_session_each(struct dfl_session *s, bool (*fn)(void *arg, struct dfl_ho
 
 void dfl_client_each(struct dfl_client *c, bool (*fn)(void *arg, struct dfl_hold *h), void *arg)
 {
-    DFL_EACH(l, &c->sessions)
-    {
+    DFL_EACH(l, &c->sessions) {
         if (!each_hold(DFL_CONTAINER(l, struct dfl_session, by_client), fn, arg))
             return;
     }

@@ -254,7 +254,7 @@ static void conn_end(struct dfl_conn *conn, const struct dfl_error *why, bool fa
         dfl_server_failed(conn->server, &copy);
     conn_detach(conn);
     dfl_list_append(&c->dead, &conn->by_server);
-    DFL_EACH (l, &conn->holds)
+    DFL_EACH(l, &conn->holds)
         dfl_hold_orphaned(DFL_CONTAINER(l, struct dfl_hold, by_conn), &copy);
     fail_requests(&conn->sent, &copy);
     fail_requests(&conn->urgent, &copy);
@@ -523,7 +523,7 @@ static void conn_say_something(struct dfl_conn *conn)
     struct dfl_hold *earliest = NULL;
     struct dfl_request *r;
 
-    DFL_EACH (l, &conn->holds) {
+    DFL_EACH(l, &conn->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_conn);
 
         if (h->state == DFL_HELD &&

@@ -24,7 +24,7 @@ static struct dfl_hold *find_hold(struct dfl_session *s, struct dfl_key *key, en
 
     if (key == NULL)
         return NULL;
-    DFL_EACH (l, &key->holds) {
+    DFL_EACH(l, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->session == s &&
@@ -103,7 +103,7 @@ struct dfl_hold *dfl_session_place(struct dfl_session *s, const char *bytes, siz
 
     if (key == NULL)
         return NULL;
-    DFL_EACH (l, &key->holds) {
+    DFL_EACH(l, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->session == s && dfl_hold_is_place(h) && (kind == DFL_ANY_KIND || h->kind == kind))
@@ -119,7 +119,7 @@ struct dfl_hold *dfl_client_token(struct dfl_client *c, enum dfl_kind kind, cons
 
     if (key == NULL)
         return NULL;
-    DFL_EACH (l, &key->holds) {
+    DFL_EACH(l, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if ((kind == DFL_ANY_KIND || h->kind == kind) && h->state == DFL_HELD &&

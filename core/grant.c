@@ -52,8 +52,7 @@ static void say_limits(struct dfl_call *call)
 {
     long long other = 0;
 
-    DFL_EACH(l, &call->key->holds)
-    {
+    DFL_EACH(l, &call->key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h != call->hold && h->slots != call->hold->slots)
@@ -123,7 +122,8 @@ void dfl_granted(struct dfl_call *call, struct dfl_conn *conn, int64_t lease_s, 
         dfl_hold_settle(h, conn);
     call->conn = NULL; /* its home now */
     dfl_hold_set_tag(h, call->args.scope, call->args.tag);
-    dfl_hold_begin(h, h->token, h->fence, lease_s, DFL_PLANTED(1) ? h->server->client->now.ms : sent_ms);
+    dfl_hold_begin(h, h->token, h->fence, lease_s,
+                   DFL_PLANTED(1) ? h->server->client->now.ms : sent_ms);
     dfl_call_end(call, DFL_OK);
 }
 
@@ -260,7 +260,7 @@ static void suspect_done(struct dfl_request *r, const struct dfl_answer_line *a,
         call->again(call);
     } else {
         call->conn = NULL;
-        say_refused(call);
+        dfl_fail_without(call, error);
     }
 }
 
@@ -360,8 +360,7 @@ static enum dfl_status check_own(struct dfl_session *s, struct dfl_key *key,
     enum dfl_status st = DFL_OK;
     int64_t own_slots = 0;
 
-    DFL_EACH(l, &key->holds)
-    {
+    DFL_EACH(l, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->session != s || h->state != DFL_STATE_LOST)
@@ -373,8 +372,7 @@ static enum dfl_status check_own(struct dfl_session *s, struct dfl_key *key,
     }
     if (st != DFL_OK)
         return st;
-    DFL_EACH(m, &key->holds)
-    {
+    DFL_EACH(m, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(m, struct dfl_hold, by_key);
 
         if (h->session != s || h->state == DFL_RELEASING || h->state == DFL_STATE_LOST)
@@ -393,8 +391,7 @@ static enum dfl_status check_own(struct dfl_session *s, struct dfl_key *key,
 static enum dfl_status check_moved(struct dfl_key *key, const struct dfl_server *server,
                                    struct dfl_error *err)
 {
-    DFL_EACH(l, &key->holds)
-    {
+    DFL_EACH(l, &key->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
 
         if (h->server != server && h->state != DFL_STATE_LOST && h->state != DFL_RELEASING)

@@ -42,8 +42,8 @@ static void quota_give(struct dfl_hold *h)
         c->host.give_lock(c->host.ctx);
 }
 
-__attribute__((format(printf, 2, 0))) static void
-set_last_error(struct dfl_hold *h, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void set_last_error(struct dfl_hold *h,
+                                                                 const char *format, va_list ap)
 {
     char text[DFL_ERROR_MAX];
     char *copy;
@@ -396,8 +396,8 @@ void dfl_hold_lose(struct dfl_hold *h, const char *format, ...)
     become_lost(h);
 }
 
-__attribute__((format(printf, 2, 3))) static void
-note_error(struct dfl_hold *h, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void note_error(struct dfl_hold *h, const char *format,
+                                                             ...)
 {
     va_list ap;
 

@@ -266,8 +266,7 @@ static enum dfl_status no_place(struct dfl_session *s, struct dfl_key *key,
                                 const struct dfl_request_args *a, struct dfl_error *err)
 {
     if (key) {
-        DFL_EACH(l, &key->holds)
-        {
+        DFL_EACH(l, &key->holds) {
             struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_key);
             enum dfl_status st = h->place_status;
 

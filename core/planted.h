@@ -1,6 +1,6 @@
 /*
- * planted.h - bugs planted on purpose, to see that the simulation finds them. In every build but its own, DFL_PLANTED is the
- * constant false and nothing of them is compiled.
+ * planted.h - bugs planted on purpose, to see that the simulation finds them. In every build but
+ * its own, DFL_PLANTED is the constant false and nothing of them is compiled.
  */
 #ifndef DFL_PLANTED_H
 #define DFL_PLANTED_H

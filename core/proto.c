@@ -40,8 +40,8 @@ static const struct command commands[DFL_CMD_COUNT] = {
     [DFL_CMD_RENEW] = {"n", ARG_FIELDS, {FIELD_TOKEN, FIELD_LEASE}, REPLY_SECONDS, true, false},
     [DFL_CMD_ENQUEUE] = {"e", ARG_FIELDS, {FIELD_LEASE}, REPLY_PLACE, true, false},
     [DFL_CMD_WAIT] = {"w", ARG_FIELDS, {FIELD_TIMEOUT}, REPLY_GRANT, true, false},
-    [DFL_CMD_SEM_LOCK] = {"sl", ARG_FIELDS, {FIELD_TIMEOUT, FIELD_LIMIT, FIELD_LEASE},
-                          REPLY_GRANT, true, true},
+    [DFL_CMD_SEM_LOCK] =
+        {"sl", ARG_FIELDS, {FIELD_TIMEOUT, FIELD_LIMIT, FIELD_LEASE}, REPLY_GRANT, true, true},
     [DFL_CMD_SEM_RELEASE] = {"sr", ARG_TOKEN, {FIELD_NONE}, REPLY_BARE, true, true},
     [DFL_CMD_SEM_RENEW] = {"sn", ARG_FIELDS, {FIELD_TOKEN, FIELD_LEASE}, REPLY_SECONDS, true, true},
     [DFL_CMD_SEM_ENQUEUE] = {"se", ARG_FIELDS, {FIELD_LIMIT, FIELD_LEASE}, REPLY_PLACE, true, true},
@@ -128,8 +128,7 @@ static void put_field(struct out *o, enum field field, const struct dfl_request_
     }
 }
 
-static void put_argument(struct out *o, const struct command *c,
-                         const struct dfl_request_line *req)
+static void put_argument(struct out *o, const struct command *c, const struct dfl_request_line *req)
 {
     if (c->argument == ARG_NOTHING)
         put_char(o, '_');

@@ -29,7 +29,7 @@ static void leave_releases(struct dfl_call *call)
 {
     struct dfl_session *s = call->session;
 
-    DFL_EACH (l, &s->holds) {
+    DFL_EACH(l, &s->holds) {
         struct dfl_hold *h = DFL_CONTAINER(l, struct dfl_hold, by_session);
 
         if (h->call == call)

@@ -45,8 +45,7 @@ void dfl_server_free(struct dfl_server *server)
 {
     struct dfl_client *c = server->client;
 
-    DFL_EACH(l, &server->orphans)
-    {
+    DFL_EACH(l, &server->orphans) {
         dfl_link_remove(l);
         dfl_request_free(DFL_CONTAINER(l, struct dfl_request, link));
     }
@@ -112,8 +111,7 @@ enum dfl_status dfl_server_waiting(struct dfl_server *server, struct dfl_conn **
 
 bool dfl_server_close_idle(struct dfl_client *c)
 {
-    DFL_EACH(l, &c->servers)
-    {
+    DFL_EACH(l, &c->servers) {
         struct dfl_server *server = DFL_CONTAINER(l, struct dfl_server, by_client);
 
         if (!dfl_list_empty(&server->pool)) {
@@ -277,8 +275,7 @@ void dfl_server_alive(struct dfl_server *server, const struct dfl_request *r)
         server->asked_ms = 0;
     if (dfl_list_empty(&server->watchers))
         return;
-    DFL_EACH(l, &server->watchers)
-    {
+    DFL_EACH(l, &server->watchers) {
         struct dfl_call *call = DFL_CONTAINER(l, struct dfl_call, by_server);
 
         if (call->alive)

@@ -145,7 +145,8 @@ static void login_done(struct dfl_request *r, const struct dfl_answer_line *a,
 static void explain_failure(const struct dfl_conn *conn, struct dfl_error *why)
 {
     const struct dfl_error *e = &conn->transport->error;
-    bool accepted = strncmp(e->text, "connect to ", 11) == 0 && strstr(e->text, ": connection reset");
+    bool accepted =
+        strncmp(e->text, "connect to ", 11) == 0 && strstr(e->text, ": connection reset");
 
     if (accepted) /* and closed at once */
         dfl_fail(why, DFL_BROKEN, "%s, before the first answer (max-connections?)%s", e->text,

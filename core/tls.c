@@ -539,8 +539,7 @@ static bool tls_buffered(struct dfl_transport *base)
 {
     struct tls *t = tls_of(base);
 
-    return t->state == TLS_OPEN && !t->failed && !t->drained &&
-           SSL_has_pending(t->ssl);
+    return t->state == TLS_OPEN && !t->failed && !t->drained && SSL_has_pending(t->ssl);
 }
 
 static int64_t tls_wake_ms(struct dfl_transport *base)

@@ -117,8 +117,8 @@ static enum dfl_status epoll_change(struct dfl_wait *w, int fd, const struct ent
     struct epoll_event event = {0};
     int op = !now->events ? EPOLL_CTL_DEL : old->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
-    event.events = (now->events & DFL_READABLE ? EPOLLIN : 0u) |
-                   (now->events & DFL_WRITABLE ? EPOLLOUT : 0u);
+    event.events =
+        (now->events & DFL_READABLE ? EPOLLIN : 0u) | (now->events & DFL_WRITABLE ? EPOLLOUT : 0u);
     event.data.u64 = (uint64_t)now->serial << 32 | (uint32_t)fd;
     if (epoll_apply(w->fds[0], op, fd, &event) == 0)
         return DFL_OK;

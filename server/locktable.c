@@ -420,12 +420,12 @@ struct locktable *locktable_new(const struct locktable_config *config, int64_t n
 
 static void free_owners(struct locktable *t, struct dfl_link *list)
 {
-    DFL_EACH (link, list) {
+    DFL_EACH(link, list) {
         struct lock_owner *owner = DFL_CONTAINER(link, struct lock_owner, closed);
 
-        DFL_EACH (mine, &owner->waiters)
+        DFL_EACH(mine, &owner->waiters)
             waiter_free(t, DFL_CONTAINER(mine, struct waiter, mine));
-        DFL_EACH (mine, &owner->grants)
+        DFL_EACH(mine, &owner->grants)
             grant_free(t, DFL_CONTAINER(mine, struct grant, mine));
         owner_free(t, owner);
     }

@@ -566,7 +566,7 @@ static void ring_timers(struct loop *l, struct dfl_now now)
 static void bury_dead(struct loop *l)
 {
     /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): each link is off the list before it is freed */
-    DFL_EACH (link, &l->dead) {
+    DFL_EACH(link, &l->dead) {
         dfl_link_remove(link);
         free(DFL_CONTAINER(link, struct conn, link));
     }
@@ -575,7 +575,7 @@ static void bury_dead(struct loop *l)
 /* Sends what there is to send, waits for nobody, and closes. */
 static void close_all(struct loop *l, struct dfl_now now)
 {
-    DFL_EACH (link, &l->conns) {
+    DFL_EACH(link, &l->conns) {
         struct conn *c = DFL_CONTAINER(link, struct conn, link);
 
         if (!c->shaking && !c->linger_ms)
