@@ -147,17 +147,8 @@ enum dfl_status dfl_token_check(const char *token, size_t len, struct dfl_error 
 
     if (!token)
         return dfl_fail(err, DFL_NULL, "token must not be NULL");
-    if (good) {
-        unsigned char bad = 0;
-
-        for (size_t i = 0; i < DFL_TOKEN_LEN; i++) { /* no way out in between: sixteen at a time */
-            unsigned char from_0 = (unsigned char)(token[i] - '0');
-            unsigned char from_a = (unsigned char)(token[i] - 'a');
-
-            bad |= (from_0 > 9) & (from_a > 5);
-        }
-        good = bad == 0;
-    }
+    for (size_t i = 0; good && i < len; i++)
+        good = (token[i] >= '0' && token[i] <= '9') || (token[i] >= 'a' && token[i] <= 'f');
     if (!good)
         return dfl_fail(err, DFL_INVALID, "token must be %d lower-case hexadecimal digits",
                         DFL_TOKEN_LEN);
