@@ -103,7 +103,7 @@ SERVER_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard server/*.c))
 SQLITE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard sqlite_ext/*.c))
 
 CORE := $(BUILD)/libdflcore.a
-SERVER := $(BUILD)/dflockd-local
+DAEMON := $(BUILD)/dflockd-local
 SQLITE := $(BUILD)/dflockd.so
 
 # PostgreSQL: built when a pg_config with its server headers is there and nobody said WITHOUT_PG=1.
@@ -119,7 +119,7 @@ pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
 	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
 
 .PHONY: all pg
-all: $(SERVER) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
+all: $(DAEMON) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
 
 # The newest module asked for by name or by `make` is build/pg, whatever its version.
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version
@@ -141,7 +141,7 @@ $(CORE) $(SERVER_PARTS):
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-$(SERVER): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
+$(DAEMON): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(LIBRARIES)
 
@@ -295,13 +295,13 @@ demo:  ## locks between real shells, from nothing, in a transcript
 	+@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) demo/run
 
-server: $(SERVER)  ## a lock server in the foreground; ARGS='--port 7000'
-	@exec $(SERVER) $(ARGS)
+server: $(DAEMON)  ## a lock server in the foreground; ARGS='--port 7000'
+	@exec $(DAEMON) $(ARGS)
 
 SQLITE_DIR = $(PREFIX)/lib/dflockd
 install: all  ## PREFIX=/usr/local DESTDIR= WITHOUT_PG=1 PG_CONFIG=
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SQLITE_DIR)'
-	install -m 755 $(SERVER) '$(DESTDIR)$(PREFIX)/bin/dflockd-local'
+	install -m 755 $(DAEMON) '$(DESTDIR)$(PREFIX)/bin/dflockd-local'
 	install -m 755 $(SQLITE) '$(DESTDIR)$(SQLITE_DIR)/dflockd.so'
 ifneq ($(PG_HEADERS),)
 	+@$(call pgxs,$(PG_CONFIG_PATH),install)
