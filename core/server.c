@@ -166,7 +166,7 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why)
         return;
     server->down = true;
     server->down_since_ms = c->now.ms;
-    dfl_client_log(c, DFL_LOG_WARNING, "lock server %s: %s", server->address.text, why->text);
+    dfl_client_log(c, DFL_LOG_WARNING, "lock server down: %s", why->text); /* names the address */
 }
 
 void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key,

@@ -35,7 +35,8 @@ static void stop(struct program *p, struct dfl_now now)
         log_note(LOG_INFO, "ending at once");
         return;
     }
-    log_line(LOG_INFO, "draining", "holds=%zu", locktable_holds(p->service->table));
+    log_line(LOG_INFO, "draining", "holds=%zu hint=\"a second signal ends it at once\"",
+             locktable_holds(p->service->table));
     p->stop_at_ms =
         p->options.shutdown_timeout_ms ? now.ms + p->options.shutdown_timeout_ms : INT64_MAX;
     service_drain(p->service, now);
