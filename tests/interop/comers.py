@@ -23,9 +23,11 @@ import select
 import subprocess
 import time
 
+import psycopg
+
 from lib.process import Process
 from pg.waiting import Background
-from sqlite.support import Database
+from sqlite.support import Database, Failed
 
 
 def addresses(servers):
@@ -181,6 +183,14 @@ class Sql:
 
     def fence(self, token):
         return self.value(f"SELECT dflock_token_fence({self.mark})", token)
+
+    def sqlstate(self, sql, *args):
+        """The code of a statement that must fail."""
+        try:
+            rows = self.rows(sql, *args)
+        except (Failed, psycopg.Error) as error:
+            return error.sqlstate
+        raise AssertionError(f"{sql} did not fail: {rows}")
 
     def release_token(self, key, token):
         return self.value(f"SELECT dflock_release({self.mark}, {self.mark})", key, token)

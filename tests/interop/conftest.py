@@ -1,4 +1,5 @@
-"""The clients of other languages that are tested: the official Python one, or the program that PEER names."""
+"""The clients of other languages that are tested: the official Python one, or the program that PEER names. And the lock
+server between them and us: the bundled one, or the program that SERVER_COMMAND names."""
 
 import os
 import pathlib
@@ -10,10 +11,11 @@ import uuid
 
 import pytest
 
+from conformance import dialects
 from interop.comers import Peer, Postgres, Sqlite
 from lib.paths import ROOT
 from lib.process import Processes
-from lib.server import Server
+from lib.server import ForeignServer, Server
 from pg.cluster import Cluster, Installation, first_pg_config
 
 PYTHON_PEER = [sys.executable, ROOT / "tests" / "interop" / "peers" / "python_peer.py"]
@@ -33,10 +35,21 @@ def lasting(tmp_path_factory):
     registry.close()
 
 
+def new_server(processes, *flags):
+    """A lock server, and as .dialect what it does otherwise than others."""
+    if os.environ.get("SERVER_COMMAND"):
+        server = ForeignServer(processes, *flags, program=[os.environ["SERVER_COMMAND"]])
+        server.dialect = dialects.recognize(server.address)
+    else:
+        server = Server(processes, *flags)
+        server.dialect = dialects.BUNDLED
+    return server
+
+
 @pytest.fixture(scope="module")
 def locks(lasting):
     """The lock server; every test has keys of its own."""
-    return Server(lasting)
+    return new_server(lasting)
 
 
 @pytest.fixture(scope="session")
