@@ -20,6 +20,8 @@
 
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 static struct sq_session *sessions; /* gate */
+static struct sq_remains
+    *remains; /* of processes before this one; written by a child's only thread */
 static struct dfl_fence_book
     *fences; /* set once, never freed: sessions may outlive any moment we could choose */
 
@@ -40,6 +42,12 @@ void sq_process_gate_unlock(void)
 }
 
 /* -------------------------------------------------------------------- fork */
+
+void sq_process_keep(struct sq_remains *r)
+{
+    r->next = remains;
+    remains = r;
+}
 
 /*
  * The child has one thread. Whatever the others were doing in the parent stays undone for ever, so

@@ -22,6 +22,18 @@ void sq_process_start_tls(void);
 bool sq_process_enter(void);
 void sq_process_leave(void);
 
+/*
+ * What a forked child leaves as it is, because other threads of the parent were at work on it: kept
+ * in reach, never used, never freed. The list's entry is made beforehand, as a child of many
+ * threads had better not allocate.
+ */
+#define SQ_REMAINS_PARTS 5
+struct sq_remains {
+    void *part[SQ_REMAINS_PARTS];
+    struct sq_remains *next;
+};
+void sq_process_keep(struct sq_remains *r);
+
 /* Counts the forks between the first process and this one. */
 unsigned sq_process_generation(void);
 

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,6 +35,7 @@ static _Atomic int64_t woken_for = INT64_MAX; /* the moment that the last wake-u
 static int wake[2] = {-1, -1};
 static struct dfl_wait *wait_set; /* the thread's own: one descriptor per session left behind */
 static struct dfl_wait_round own_round, session_round;
+static struct sq_remains *remains; /* for these, when a child is forked */
 
 bool sq_renewer_runs(void)
 {
@@ -265,6 +267,8 @@ static enum dfl_status start(struct dfl_error *err)
     pthread_t thread;
     enum dfl_status status = make_pipe(err);
 
+    if (status == DFL_OK && !remains && !(remains = malloc(sizeof *remains)))
+        status = dfl_fail(err, DFL_NOMEM, "out of memory");
     if (status == DFL_OK && !wait_set) {
         status = dfl_wait_new(DFL_WAIT_DEFAULT, &wait_set);
         if (status != DFL_OK)
@@ -304,8 +308,12 @@ enum dfl_status sq_renewer_start(struct dfl_error *err)
 void sq_renewer_abandon(void)
 {
     atomic_store(&running, false);
-    if (wait_set)
+    if (wait_set) {
         dfl_wait_abandon(wait_set);
+        *remains = (struct sq_remains){.part = {wait_set, own_round.state, session_round.state}};
+        sq_process_keep(remains);
+        remains = NULL;
+    }
     wait_set = NULL;
     own_round = session_round = (struct dfl_wait_round){0};
     for (int i = 0; i < 2; i++) {

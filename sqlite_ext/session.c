@@ -65,6 +65,7 @@ static void destroy(struct sq_session *s)
     dfl_client_free(s->client);
     dfl_wait_round_free(&s->round);
     dfl_wait_free(s->wait);
+    free(s->remains);
     dfl_tls_release(s->tls);
     wipe_token(s);
     dfl_settings_free(&s->settings);
@@ -154,6 +155,10 @@ void sq_session_abandon(struct sq_session *s)
 {
     dfl_client_abandon(s->client);
     dfl_wait_abandon(s->wait);
+    *s->remains = (struct sq_remains){
+        .part = {s->client, s->wait, s->round.state, s->server_locks, s->registrations ? NULL : s}};
+    sq_process_keep(s->remains);
+    s->remains = NULL;
     pthread_mutex_init(&s->mutex, NULL);
     s->client = NULL;
     s->owner = NULL;
@@ -233,6 +238,8 @@ static enum dfl_status start_engine(struct sq_session *s, struct dfl_error *err)
 
     if (status == DFL_OK)
         status = read_credentials(s, err);
+    if (status == DFL_OK && !s->remains && !(s->remains = malloc(sizeof *s->remains)))
+        status = dfl_fail(err, DFL_NOMEM, "out of memory");
     if (status == DFL_OK && !s->wait) {
         status = dfl_wait_new(DFL_WAIT_DEFAULT, &s->wait);
         if (status != DFL_OK)

@@ -28,7 +28,8 @@ struct sq_session {
     struct dfl_client *client; /* NULL before the first use */
     struct dfl_session *owner; /* NULL once the connection is closed */
     struct dfl_wait *wait;
-    int64_t patience_ms; /* closed: when to stop waiting for what was left behind */
+    struct sq_remains *remains; /* for these, when a child is forked */
+    int64_t patience_ms;        /* closed: when to stop waiting for what was left behind */
 
     /* Told to the renewal thread, which reads them without the mutex. */
     atomic_uint drivers; /* threads that drive a call here, blocked or not */
