@@ -83,5 +83,6 @@ int main(int argc, char **argv)
     printf("%ld\n", counter);
     run(open_database(), "SELECT dflock_lock('taken', 0, 600)");
     pthread_create(&last, NULL, wait_for_ever, NULL);
+    pthread_detach(last);
     return 0;
 }
