@@ -7,6 +7,8 @@
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
+SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+
 ifdef PGXS_PART
 # ------------------------------------------------------------------ the PostgreSQL module, by PGXS
 
@@ -22,13 +24,13 @@ PG_CPPFLAGS := -I$(ROOT) -I$(ROOT)/core -I$(ROOT)/pg_ext
 # The engine declares where it uses, as C11 does; PostgreSQL's own style warning is not for it.
 PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
-	$(if $(STRICT),-Werror)
+	$(if $(STRICT),-Werror) $(SANITIZE_FLAGS)
 # A PostgreSQL that gcc built names flags that clang only complains about.
 ifneq ($(findstring clang,$(shell $(CC) --version)),)
 PG_CFLAGS += -Wno-ignored-attributes -Wno-ignored-optimization-argument -Wno-unknown-warning-option
 endif
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
-SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread -Wl,--version-script=pgxs.exports
+SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread $(SANITIZE_FLAGS) -Wl,--version-script=pgxs.exports
 # LLVM bitcode would need clang and buys nothing in functions that wait for a network.
 override with_llvm := no
 
@@ -92,7 +94,6 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wvla $(if $(STRICT),-Werror)
-SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_CFLAGS := -std=c11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread -D_GNU_SOURCE \
 	-I. -Icore $(WARNINGS) $(SANITIZE_FLAGS) $(CPPFLAGS)
 ALL_LDFLAGS := $(LDFLAGS) -pthread $(SANITIZE_FLAGS)
@@ -106,9 +107,11 @@ CORE := $(BUILD)/libdflcore.a
 DAEMON := $(BUILD)/dflockd-local
 SQLITE := $(BUILD)/dflockd.so
 
-# PostgreSQL: built when a pg_config with its server headers is there and nobody said WITHOUT_PG=1.
+# PostgreSQL: built when a pg_config with its server headers is there and nobody said WITHOUT_PG=1. Its
+# processes have one thread each.
+ONLY_THREADS := $(filter thread,$(subst $(comma), ,$(SANITIZE)))
 PG_CONFIG ?= pg_config
-PG_CONFIG_PATH := $(if $(WITHOUT_PG)$(SANITIZE),,$(shell command -v $(PG_CONFIG) 2>/dev/null))
+PG_CONFIG_PATH := $(if $(WITHOUT_PG)$(ONLY_THREADS),,$(shell command -v $(PG_CONFIG) 2>/dev/null))
 PG_HEADERS := $(if $(PG_CONFIG_PATH),$(wildcard $(shell $(PG_CONFIG_PATH) --pgxs 2>/dev/null)))
 pg_major = $(shell $(1) --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
 PG_MAJOR := $(if $(PG_HEADERS),$(call pg_major,$(PG_CONFIG_PATH)))
@@ -192,15 +195,19 @@ $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
 include $(wildcard tests/*/*.mk)
 
-.PHONY: check run-tests test-programs test-tools pg-versions pg-one
+.PHONY: check valgrind run-tests test-programs test-tools pg-versions pg-one
 check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects, SANITIZE=address,undefined or thread
 	@tools/deps build test
 	+@$(MAKE) --no-print-directory run-tests
 
-run-tests: all test-programs test-tools $(if $(SANITIZE),,pg-versions)
+run-tests: all test-programs test-tools $(if $(ONLY_THREADS),,pg-versions)
 	@BUILD=$(BUILD) VENV=$(VENV) NODE=$(NODE) PGSERVER=$(PGSERVER) SANITIZE=$(SANITIZE) \
 		PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
-		/usr/bin/python3 tests/run $(if $(SUITE),--suites $(SUITE))
+		/usr/bin/python3 tests/run $(if $(VALGRIND),--valgrind) $(if $(SUITE),--suites $(SUITE)) $(if $(TESTS),--tests $(TESTS))
+
+valgrind:  ## suites with what loads an extension under memcheck; SUITE=sqlite or pg; TESTS=test_worker,test_load
+	@tools/deps build test
+	+@$(MAKE) --no-print-directory run-tests VALGRIND=1
 
 test-programs: $(UNIT) $(PROGRAMS)
 test-tools: $(VENV)/ready $(NODE)/ready $(PGSERVER)/ready

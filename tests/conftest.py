@@ -9,6 +9,7 @@ from lib.certs import Certs
 from lib.process import Processes
 from lib.server import Server
 from lib.shell import PsqlShell, SqliteShell
+from lib.under import PATIENCE, patient
 
 _processes = pytest.StashKey()
 
@@ -64,6 +65,15 @@ def certs(tmp_path_factory):
 
 
 # ----------------------------------------------------------------------- rules
+
+
+def pytest_collection_modifyitems(config, items):
+    """Under a checker of memory a test may take longer before it counts as hanging."""
+    if PATIENCE > 1:
+        for item in items:
+            marked = item.get_closest_marker("timeout")
+            seconds = marked.args[0] if marked else float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

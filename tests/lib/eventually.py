@@ -2,6 +2,8 @@
 
 import time
 
+from lib.under import patient
+
 DEADLINE_S = 20.0  # generous: the machine may be small and busy
 
 
@@ -14,6 +16,7 @@ def eventually(condition, deadline=DEADLINE_S, what=None, every=0.01):
 
     An AssertionError raised by the condition counts as "not yet" and is shown if the time runs out.
     """
+    deadline = patient(deadline)
     end = time.monotonic() + deadline
     last = None
     while True:

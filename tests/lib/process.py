@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 from lib.eventually import eventually
+from lib.under import patient
 
 SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:")
 
@@ -34,6 +35,12 @@ def descriptors(pid):
 def resident(pid):
     """Resident memory in bytes."""
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def check_sanitizers(name, text):
+    """No report of a sanitizer in what a program has written."""
+    for mark in SANITIZER_MARKS:
+        assert mark not in text, f"{name}: {mark}\n{text[text.index(mark):][:6000]}"
 
 
 class Process:
@@ -80,7 +87,7 @@ class Process:
         """kill -9, and waits for the end."""
         if self.running():
             self.signal(signal.SIGKILL)
-        return self.popen.wait(20)
+        return self.popen.wait(patient(20))
 
     def terminate(self, deadline=20):
         """SIGTERM, and waits for the end; returns the exit status."""
@@ -90,9 +97,9 @@ class Process:
 
     def wait(self, deadline=20):
         try:
-            return self.popen.wait(deadline)
+            return self.popen.wait(patient(deadline))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} (pid {self.pid}) did not end within {deadline} s") from None
+            raise AssertionError(f"{self.name} (pid {self.pid}) did not end within {patient(deadline)} s") from None
 
     def stop(self):
         """Ends it whatever state it is in. A sanitizer's report in its output is an error of the test."""
@@ -100,7 +107,7 @@ class Process:
             self.resume()
             self.signal(signal.SIGTERM)
             try:
-                self.popen.wait(3)
+                self.popen.wait(patient(3))
             except subprocess.TimeoutExpired:
                 self.kill()
         for stream in (self.popen.stdin, self.popen.stdout):
@@ -109,10 +116,7 @@ class Process:
         self.check_sanitizers()
 
     def check_sanitizers(self):
-        text = self.log()
-        for mark in SANITIZER_MARKS:
-            assert mark not in text, f"{self.name}: {mark}\n{text[-6000:]}"
-
+        check_sanitizers(self.name, self.log())
 
     def _kernel_state(self):
         return pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]

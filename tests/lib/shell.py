@@ -23,6 +23,7 @@ import tty
 
 from lib.paths import SQLITE_EXTENSION
 from lib.process import SANITIZER_MARKS, clean_environment
+from lib.under import UNDER, patient
 
 DEADLINE_S = 30.0
 FIELD = "\x1f"
@@ -107,11 +108,12 @@ class Shell:
     def finish(self, deadline=DEADLINE_S):
         """The answer to what start() has sent."""
         sql, mark, began = self._pending
+        deadline = patient(deadline)
         ended = not self._read_until(mark.encode() + b"\n", began, deadline)
         out, _, self._out = (self._out, b"", b"") if ended else self._out.partition(mark.encode() + b"\n")
         self._pending = None
         if ended:
-            self.popen.wait(10)
+            self.popen.wait(patient(10))
         lines = self._without_echo(out.decode("utf-8", "replace").split("\n")[:-1])
         result = Result(sql, lines, self._take_stderr(), ended, time.monotonic() - began, self)
         self._transcript.append(repr(result))
@@ -170,12 +172,12 @@ class Shell:
     def kill(self):
         if self.running():
             self.popen.send_signal(signal.SIGKILL)
-        return self.popen.wait(10)
+        return self.popen.wait(patient(10))
 
     def close(self, deadline=DEADLINE_S):
         """Quits as a user does; returns the exit status."""
         self._write(self.quit_command + "\n")
-        return self.popen.wait(deadline)
+        return self.popen.wait(patient(deadline))
 
     def stop(self):
         if self.running():
@@ -264,7 +266,7 @@ class SqliteShell(Shell):
         env = dict(env or {})
         if servers is not None:
             env.setdefault("DFLOCK_SERVERS", ",".join(str(s) for s in _list(servers)))
-        command = [*wrapper, self.program, *(["-bail", "-batch"] if bail else ["-interactive"]), *args,
+        command = [*(wrapper or UNDER), self.program, *(["-bail", "-batch"] if bail else ["-interactive"]), *args,
                    "-separator", FIELD, "-nullvalue", NULL, database]
         self._echoes = not bail
         super().__init__(processes, command, name or f"sqlite{len(processes.started)}", env)

@@ -9,7 +9,9 @@ import socket
 import struct
 import time
 
-DEADLINE_S = 20.0
+from lib.under import patient
+
+DEADLINE_S = patient(20.0)
 
 Grant = collections.namedtuple("Grant", "token lease")
 

@@ -4,26 +4,30 @@ import pytest
 
 from lib.eventually import Stopwatch, always, eventually
 from lib.process import cpu_s, descriptors, resident
+from lib.under import INSTRUMENTED, fewer, patient
 from pg.cluster import run
 from pg.waiting import Background, await_free
 
 
-def test_ten_thousand_holds_over_their_lease(pg, session, server, watcher):
+def test_ten_thousand_holds_over_their_lease(make_cluster, server):
+    count = fewer(10000)  # a slower worker has time for fewer renewals
+    pg = make_cluster(server, dflockd__max_locks=count)
+    session, watcher = pg.session(), pg.session()
     with Stopwatch() as taking:
-        assert session.value("SELECT count(*) FROM generate_series(1, 10000) AS i WHERE dflock_acquire('k' || i, 0, 6)") == 10000
+        assert session.value("SELECT count(*) FROM generate_series(1, %s) AS i WHERE dflock_acquire('k' || i, 0, 6)", count) == count
     worker = pg.await_worker()
     assert session.fails("SELECT dflock_acquire('more')").sqlstate == "53400"
     before = cpu_s(worker)
-    always(lambda: session.value("SELECT dflock_is_held('k1') AND dflock_is_held('k10000')"), 9, every=0.5)
+    always(lambda: session.value("SELECT dflock_is_held('k1') AND dflock_is_held('k' || %s)", count), 9, every=0.5)
     used = (cpu_s(worker) - before) / 9
     held, renewed = watcher.rows("SELECT count(*) FILTER (WHERE state = 'held'), min(renewals) FROM dflock_locks")[0]
-    assert held == 10000 and renewed >= 1
+    assert held == count and renewed >= 1
     assert watcher.value("SELECT connections FROM dflock_servers") <= 2
-    print(f"10000 holds: taken in {taking.s:.1f} s, worker {100 * used:.1f} % of a core at a lease of 6 s, "
+    print(f"{count} holds: taken in {taking.s:.1f} s, worker {100 * used:.1f} % of a core at a lease of 6 s, "
           f"{resident(worker) >> 20} MB")
     with Stopwatch() as giving:
-        assert session.value("SELECT dflock_release_all()") == 10000
-    assert giving.s < 20
+        assert session.value("SELECT dflock_release_all()") == count
+    assert giving.s < patient(20)
     await_free(server)
 
 
@@ -34,22 +38,23 @@ def test_five_hundred_waiters(make_cluster, make_server):
     holder = pg.session()
     holder.run("SELECT dflock_acquire('k')")
     worker = pg.await_worker()
-    waiters = [pg.session() for _ in range(500)]
+    count = fewer(500)
+    waiters = [pg.session() for _ in range(count)]
     running = [Background(w, "SELECT dflock_acquire('k', 120)") for w in waiters]
-    server.await_waiters("k", 500)
+    server.await_waiters("k", count)
     # The others go on meanwhile.
     with Stopwatch() as took:
         for i in range(20):
             assert holder.value("SELECT dflock_acquire('free') AND dflock_release('free')")
-    assert took.s < 5
-    print(f"500 waiters: {descriptors(worker)} descriptors, {resident(worker) >> 20} MB")
-    assert descriptors(worker) > 500
+    assert took.s < patient(5)
+    print(f"{count} waiters: {descriptors(worker)} descriptors, {resident(worker) >> 20} MB")
+    assert descriptors(worker) > count
     # Half of them give up, the others get it one after the other.
     for waiter in waiters[::2]:
         waiter.connection.cancel()
     for one in running[::2]:
         assert one.failure().sqlstate == "57014"
-    server.await_waiters("k", 250)
+    server.await_waiters("k", count // 2)
     holder.run("SELECT dflock_release('k')")
     left = running[1::2]
     while left:  # in the order of the server's queue, which is not that of the list: they came all at once
@@ -73,16 +78,16 @@ def test_connect_lock_disconnect_leaks_nothing(pg, session, server):
         run([pg.installation.program("pgbench"), "-n", "-C", "-c", "2", "-j", "2", "-t", count // 2, "-f", script, "-h",
              pg.directory, "-p", pg.port, "-U", "postgres", "postgres"])
 
-    cycles(1000)
+    cycles(fewer(1000))
     await_free(server)
     before = (descriptors(worker), resident(worker))
-    cycles(9000)
+    cycles(fewer(9000))
     await_free(server)
     after = (descriptors(worker), resident(worker))
-    print(f"connect-lock-disconnect, 9000 more: descriptors {before[0]} -> {after[0]}, "
+    print(f"connect-lock-disconnect, {fewer(9000)} more: descriptors {before[0]} -> {after[0]}, "
           f"memory {before[1] >> 10} -> {after[1] >> 10} kB")
     assert after[0] <= before[0] + 2
-    assert after[1] <= before[1] + (2 << 20)
+    assert after[1] <= before[1] + (2 << 20) or INSTRUMENTED
     eventually(lambda: session.rows("SELECT * FROM dflock_locks") == [])
 
 

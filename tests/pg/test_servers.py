@@ -5,6 +5,7 @@ import zlib
 import pytest
 
 from lib.eventually import Stopwatch, always, eventually
+from lib.under import patient
 from pg.waiting import Background, await_free, await_queued
 
 
@@ -119,12 +120,12 @@ def test_a_dead_and_a_silent_shard_harm_their_own_keys_only(make_cluster, make_s
     assert refused.sqlstate in ("LK010", "LK011"), refused
     with Stopwatch() as took:
         error = other.fails("SELECT dflock_acquire(%s, 'infinity')", key_of(1, 3, "other"))
-    assert error.sqlstate in ("LK010", "LK011") and took.s < 4, error
+    assert error.sqlstate in ("LK010", "LK011") and took.s < patient(4), error
     stuck = Background(pg.session(), "SELECT dflock_acquire(%s)", key_of(1, 3, "third"))
     for _ in range(30):
         with Stopwatch() as took:
             assert other.value("SELECT dflock_acquire(%s) AND dflock_release(%s)", key_of(0, 3, "x"), key_of(0, 3, "x"))
-        assert took.s < 0.5
+        assert took.s < patient(0.5)
     always(lambda: session.value("SELECT dflock_is_held(%s)", keys[0]), 4)
     assert session.value("SELECT dflock_is_held(%s)", keys[1]) is False
     assert stuck.failure().sqlstate in ("LK010", "LK011")
@@ -149,7 +150,7 @@ def test_too_many_sockets(make_cluster, server):
     for one in [w for w in waiting if w.busy()]:
         one.session.connection.cancel()
     for one in waiting:
-        one._thread.join(20)
+        one._thread.join(patient(20))
         one.session.close()
     await_free(server)
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from lib.eventually import Stopwatch, eventually
+from lib.under import patient
 from pg.cluster import run, unprivileged
 from pg.waiting import Background, await_free, await_queued, locks
 
@@ -31,7 +32,7 @@ def test_terminated_with_fifty_sessions_holding(make_cluster, server):
     with Stopwatch() as took:
         watcher.run("SELECT pg_terminate_backend(%s)", old)
         assert waiting.failure().sqlstate == "LK006"
-    assert took.s < 1
+    assert took.s < patient(1)
     assert counting.fails("COMMIT").sqlstate == "40001"
     assert sessions[0].value("SELECT dflock_is_held('k0')") is False
     pg.await_worker(other_than=old)
@@ -153,7 +154,7 @@ def test_shutdown_frees_everything(make_cluster, server, how):
     server.await_waiters("k", 100)
     with Stopwatch() as took:
         pg.shut_down(how)
-    assert took.s < 8
+    assert took.s < patient(8)
     await_free(server, 3)
     for one in waiting:
         assert isinstance(one.failure(), psycopg.OperationalError)
@@ -226,7 +227,7 @@ def test_standby_and_promotion(pg, session, server, make_cluster, processes, ins
     target = session.value("SELECT pg_current_wal_lsn()")
     with Stopwatch() as took:
         eventually(lambda: there.value("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", target))
-    assert took.s < 5
+    assert took.s < patient(5)
     there.run("SELECT pg_promote()")
     assert not there.value("SELECT pg_is_in_recovery()")
     assert standby.worker_pid() == worker

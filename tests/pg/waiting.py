@@ -5,6 +5,7 @@ import threading
 import psycopg
 
 from lib.eventually import DEADLINE_S, eventually
+from lib.under import patient
 
 
 class Background:
@@ -29,7 +30,7 @@ class Background:
 
     def finish(self, deadline=DEADLINE_S):
         """Waits for its end; raises what it raised."""
-        self._thread.join(deadline)
+        self._thread.join(patient(deadline))
         assert not self.busy(), f"still running: {self.sql}"
         if self.error:
             raise self.error
@@ -37,7 +38,7 @@ class Background:
 
     def failure(self, deadline=DEADLINE_S):
         """Waits for its end, which must be an error; returns that."""
-        self._thread.join(deadline)
+        self._thread.join(patient(deadline))
         assert not self.busy(), f"still running: {self.sql}"
         assert self.error, f"{self.sql} answered {self.answer}"
         return self.error

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import select
-import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +15,9 @@ import pytest
 
 from lib.paths import SQLITE_EXTENSION
 from lib.process import SANITIZER_MARKS, Process, clean_environment
+from lib.under import UNDER, patient
 
 HERE = pathlib.Path(__file__).resolve().parent
-# What the Python children run under: SQLITE_WRAPPER='valgrind --error-exitcode=99 --log-file=/tmp/vg.%p'
-WRAPPER = shlex.split(os.environ.get("SQLITE_WRAPPER", ""))
 DRIVERS = ("sqlite3", "pysqlite3", "apsw")
 
 
@@ -51,7 +49,7 @@ class Database:
 
     def __init__(self, processes, servers=None, driver="sqlite3", path=":memory:", env=None, name=None):
         self.name = name or f"db{len(processes.started)}"
-        self.process = Process([*WRAPPER, sys.executable, HERE / "driver.py", path], processes.directory / self.name, "python",
+        self.process = Process([*UNDER, sys.executable, HERE / "driver.py", path], processes.directory / self.name, "python",
                                env=child_environment(servers, driver, env), stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE)
         processes.add(self)
@@ -67,6 +65,7 @@ class Database:
         return value
 
     def _answer(self, deadline):
+        deadline = patient(deadline)
         end = time.monotonic() + deadline
         stdout = self.process.popen.stdout
         while b"\n" not in self._buffer:
@@ -138,7 +137,7 @@ class Script:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "script.py"
         path.write_text("from driver import *\nimport json, os, signal, sys, threading, time\n" + textwrap.dedent(text))
-        self.process = processes.run([*WRAPPER, *wrapper, sys.executable, path, *args], self.name,
+        self.process = processes.run([*(wrapper or UNDER), sys.executable, path, *args], self.name,
                                      env=child_environment(servers, driver, env), cwd=self.directory)
 
     @property
@@ -167,8 +166,8 @@ class Script:
 
 def run_shell(commands, servers=None, env=None, bail=True, database=":memory:", deadline=60, args=()):
     """A sqlite3 shell that reads these lines from a pipe, as a script does: (exit status, stdout, stderr)."""
-    done = subprocess.run(["sqlite3", *(["-bail"] if bail else []), "-batch", *args, str(database)],
+    done = subprocess.run([*UNDER, "sqlite3", *(["-bail"] if bail else []), "-batch", *args, str(database)],
                           input=f".load {SQLITE_EXTENSION}\n" + textwrap.dedent(commands), text=True,
                           capture_output=True, env=clean_environment(child_environment(servers, env=env)),
-                          timeout=deadline)
+                          timeout=patient(deadline))
     return done.returncode, done.stdout, done.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from lib.eventually import Stopwatch, eventually
 from lib.paths import SQLITE_EXTENSION
+from lib.under import INSTRUMENTED, fewer, patient
 
 # ------------------------------------------------------------------- loading
 
@@ -119,33 +120,43 @@ def test_every_close_gives_everything_back(run_script, server, how):
     server.await_waiters("busy", 0)
 
 
+C_INTERFACE = """
+import ctypes
+library = ctypes.CDLL("libsqlite3.so.0")
+for f in ("open", "enable_load_extension", "load_extension", "prepare_v2", "step", "column_int", "finalize", "close", "close_v2"):
+    getattr(library, "sqlite3_" + f).restype = ctypes.c_int
+def open_database():
+    db = ctypes.c_void_p()
+    assert library.sqlite3_open(b":memory:", ctypes.byref(db)) == 0
+    library.sqlite3_enable_load_extension(db, 1)
+    assert library.sqlite3_load_extension(db, EXTENSION.encode(), None, None) == 0
+    return db
+def prepare(db, sql):
+    statement = ctypes.c_void_p()
+    assert library.sqlite3_prepare_v2(db, sql, -1, ctypes.byref(statement), None) == 0
+    return statement
+def run(db, sql):
+    "The number in the first row."
+    statement = prepare(db, sql)
+    assert library.sqlite3_step(statement) == 100
+    value = library.sqlite3_column_int(statement, 0)
+    library.sqlite3_finalize(statement)
+    return value
+"""
+
+
 def test_a_refused_close_gives_back_and_the_session_goes_on(run_script, server):
     """sqlite3_close() with an open statement fails; called as C would."""
-    lines = run_script("""
-        import ctypes
-        library = ctypes.CDLL("libsqlite3.so.0")
-        library.sqlite3_close.argtypes = [ctypes.c_void_p]
-        for f in ("open", "enable_load_extension", "load_extension", "prepare_v2", "step", "finalize", "close"):
-            getattr(library, "sqlite3_" + f).restype = ctypes.c_int
-        db, statement = ctypes.c_void_p(), ctypes.c_void_p()
-        assert library.sqlite3_open(b":memory:", ctypes.byref(db)) == 0
-        library.sqlite3_enable_load_extension(db, 1)
-        assert library.sqlite3_load_extension(db, EXTENSION.encode(), None, None) == 0
-        def run(sql):
-            s = ctypes.c_void_p()
-            assert library.sqlite3_prepare_v2(db, sql, -1, ctypes.byref(s), None) == 0
-            rc = library.sqlite3_step(s)
-            library.sqlite3_finalize(s)
-            return rc
-        other = connect()
-        for _ in range(2):
-            assert run(b"SELECT dflock_lock('k', 0)") == 100
-            assert other.value("SELECT dflock_acquire('k', 0)") == 0
-            library.sqlite3_prepare_v2(db, b"SELECT 1", -1, ctypes.byref(statement), None)
-            print(library.sqlite3_close(db))
-            print(other.value("SELECT dflock_acquire('k', 5)"), other.value("SELECT dflock_release('k')"))
-            library.sqlite3_finalize(statement)
-        print(library.sqlite3_close(db))
+    lines = run_script(C_INTERFACE + """
+db, other = open_database(), connect()
+for _ in range(2):
+    assert run(db, b"SELECT dflock_acquire('k', 0)") == 1
+    assert other.value("SELECT dflock_acquire('k', 0)") == 0
+    statement = prepare(db, b"SELECT 1")
+    print(library.sqlite3_close(db))
+    print(other.value("SELECT dflock_acquire('k', 5)"), other.value("SELECT dflock_release('k')"))
+    library.sqlite3_finalize(statement)
+print(library.sqlite3_close(db))
         """, servers=server)
     assert lines == ["5", "1 1", "5", "1 1", "0"]
 
@@ -158,28 +169,23 @@ def test_closing_with_a_mute_server_takes_a_second_at_most(make_db, server, make
     proxy.black_hole()
     with Stopwatch() as took:
         db.close()
-    assert took.s < 1.5
+    assert took.s < patient(1.5)
 
 
 def test_closing_while_another_thread_waits(run_script, server):
-    """A connection's close stands behind its running statement, as behind any long one."""
-    lines = run_script("""
-        holder, a = connect(), connect()
-        holder.value("SELECT dflock_lock('k')")
-        a.value("SELECT dflock_lock('own')")
-        def wait():
-            try:
-                return a.value("SELECT dflock_acquire('k', 2)")
-            except Error as error:  # Python looks once more at what has been closed meanwhile
-                return 0 if "closed" in str(error) else error
-        waiting = in_thread(wait)
-        while holder.value("SELECT max(waiters) FROM dflock_server_locks") != 1:
-            pass
-        a.close()
-        print(waiting(20))
-        print(holder.value("SELECT dflock_assert_held('k', 1)"), holder.value("SELECT dflock_acquire('own', 5)"))
+    """A connection's close stands behind its running statement, as behind any long one. Called as C would: Python's module looks
+    into the closed connection once more."""
+    lines = run_script(C_INTERFACE + """
+holder, a = connect(), open_database()
+holder.value("SELECT dflock_lock('k')")
+assert run(a, b"SELECT dflock_acquire('own', 0)") == 1
+waiting = in_thread(run, a, b"SELECT dflock_acquire('k', 2)")
+while holder.value("SELECT max(waiters) FROM dflock_server_locks") != 1:
+    pass
+print(library.sqlite3_close_v2(a), waiting(20))
+print(holder.value("SELECT dflock_assert_held('k', 1)"), holder.value("SELECT dflock_acquire('own', 5)"))
         """, servers=server)
-    assert lines == ["0", "1 1"]
+    assert lines == ["0 0", "1 1"]
     server.await_waiters("k", 0)
 
 
@@ -207,15 +213,15 @@ def test_two_thousand_connects_leak_nothing(run_script, server):
                 c = connect()
                 assert c.value("SELECT dflock_acquire('k', 10)") == 1
                 c.close()
-        cycles(300)
+        cycles(int(sys.argv[1]))
         before = figures()
-        cycles(2000)
+        cycles(int(sys.argv[2]))
         after = figures()
         print(after[0] - before[0], after[1] - before[1], before, after)
-        """, servers=server, deadline=120)
+        """, servers=server, deadline=120, args=(str(fewer(300)), str(fewer(2000))))
     descriptors, kilobytes = map(int, lines[0].split()[:2])
     assert descriptors <= 0, lines
-    assert kilobytes < (4000 if not os.environ.get("SANITIZE") else 1 << 30), lines  # sanitizers keep what is freed
+    assert kilobytes < 4000 or INSTRUMENTED, lines
     eventually(lambda: server.stats()["connections"] <= 1)
 
 
@@ -284,7 +290,7 @@ def reap(pid):
 """
 
 
-FORKS = 100 if os.environ.get("SANITIZE") else 500
+FORKS = 100 if INSTRUMENTED else 500  # each takes long then
 
 
 def test_500_forks_under_constant_renewal(run_script, server):
@@ -396,7 +402,7 @@ def test_exit_during_a_tls_handshake(start_script, certs, half_a_handshake, make
         script = start_script(text, servers=target, env=env, args=(str(0.02 + n * 0.007),))
         with Stopwatch() as took:
             script.wait(20)
-        assert took.s < 10
+        assert took.s < patient(10)
 
 
 def test_exit_with_locks_and_a_waiting_thread(start_script, make_db, server):

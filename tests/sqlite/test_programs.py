@@ -6,11 +6,12 @@ import pytest
 
 from lib.paths import BUILD, SQLITE_EXTENSION
 from lib.process import clean_environment
+from lib.under import UNDER, patient
 from sqlite.support import child_environment
 
 
 def program(name, *args, servers=None):
-    done = subprocess.run([BUILD / "tests" / "sqlite" / name, *map(str, args)], text=True, capture_output=True, timeout=120,
+    done = subprocess.run([*UNDER, BUILD / "tests" / "sqlite" / name, *map(str, args)], text=True, capture_output=True, timeout=patient(120),
                           env=clean_environment(child_environment(servers)))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -48,7 +49,7 @@ def test_out_of_descriptors(run_script, server):
         a = connect()
         b = connect()
         b.value("SELECT dflock_lock('mine')")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         hoard = []
         try:
             while True:

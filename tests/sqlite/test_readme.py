@@ -7,6 +7,7 @@ import pytest
 from lib import readme
 from lib.paths import BUILD, ROOT
 from lib.process import clean_environment
+from lib.under import UNDER, patient
 
 SQL = readme.blocks("sql", "sqlite")
 PYTHON = readme.blocks("python", "sqlite")
@@ -20,7 +21,7 @@ def test_sql(block, server, make_sqlite):
 @pytest.mark.parametrize("block", [text for _, text in PYTHON], ids=[f"line{line}" for line, _ in PYTHON])
 def test_python(block, server):
     script = block.replace("./build/dflockd", str(BUILD / "dflockd"))
-    done = subprocess.run(["/usr/bin/python3", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60,
+    done = subprocess.run([*UNDER, "/usr/bin/python3", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=patient(60),
                           env=clean_environment({"DFLOCK_SERVERS": server.address}))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alone in the world\n"

@@ -3,6 +3,7 @@
 import pytest
 
 from lib.eventually import Stopwatch
+from lib.under import patient
 from sqlite.support import run_shell
 
 
@@ -100,7 +101,7 @@ def test_tls_to_a_plain_server(make_db, server, certs):
     db = make_db(server, env=settings(certs.ca.cert))
     with Stopwatch() as took:
         failed = db.fails("SELECT dflock_acquire('k', 0)", text=server.address)
-    assert failed.sqlstate in ("LK010", "LK011") and took.s < 8
+    assert failed.sqlstate in ("LK010", "LK011") and took.s < patient(8)
     assert "tls" in failed.text.lower()
 
 
@@ -109,7 +110,7 @@ def test_plain_to_a_tls_server(make_db, make_server, certs):
     db = make_db(server, env={"DFLOCK_CONNECT_TIMEOUT": "3"})
     with Stopwatch() as took:
         failed = db.fails("SELECT dflock_acquire('k', 0)", text=server.address)
-    assert failed.sqlstate in ("LK010", "LK011", "LK012") and took.s < 8
+    assert failed.sqlstate in ("LK010", "LK011", "LK012") and took.s < patient(8)
 
 
 def test_another_name_to_verify(make_db, make_server, certs):
