@@ -150,7 +150,7 @@ def test_shutdown_frees_everything(make_cluster, server, how):
     pg = make_cluster(server, max_connections=120)
     holder = pg.session()
     holder.run("SELECT dflock_acquire('k'), dflock_sem_acquire('s', 2)")
-    waiting = [Background(pg.session(), "SELECT dflock_acquire('k', 60)") for _ in range(100)]
+    waiting = [Background(pg.session(), "SELECT dflock_acquire('k', 'infinity')") for _ in range(100)]
     server.await_waiters("k", 100)
     with Stopwatch() as took:
         pg.shut_down(how)
