@@ -248,8 +248,8 @@ pg-one:
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
 	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
 
-bench: all test-programs test-tools  ## speed, as ratios measured in one run; ARGS='--quick'
-	@BUILD=$(BUILD) VENV=$(VENV) tests/bench/run $(ARGS)
+bench: all test-programs test-tools  ## speed, as ratios measured in one run; PARTS=sqlite,server,... selects
+	@BUILD=$(BUILD) VENV=$(VENV) $(VENV)/bin/python tests/bench/run $(if $(PARTS),--only $(PARTS)) $(ARGS)
 
 # Seconds with faults, seconds without, how many lock servers (a round each); the histories stay in build/fault.
 DURATION ?= 60

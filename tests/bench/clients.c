@@ -6,10 +6,13 @@
  *                                                   the same by SQL, with N other holds in the process
  *   clients idle EXTENSION PORT HOLDS SECONDS       CPU that the renewal of HOLDS leases costs
  *   clients load PORT CLIENTS SECONDS lock|echo     pairs per second of CLIENTS sockets in one thread
+ *   clients turns PORT TURNS PAUSE_MS LINED_UP_US   hand-over of one lock between two processes that both want it, each
+ *                                                   keeping it for PAUSE_MS: from one's release to the other's grant
  *   clients hold PORT KEYS                          takes KEYS locks, prints how many it got, and keeps them until
  *                                                   its input ends
  *
- * Each prints one number: microseconds per pair (median of slices), per cent of a core, or pairs per second.
+ * Each prints one number: microseconds per pair (median of slices) or hand-over (median), per cent of a core, or pairs
+ * per second.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,8 +25,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -362,6 +367,81 @@ static int run_hold(char **argv)
     return 0;
 }
 
+/* ------------------------------------------------------------------- turns */
+
+struct turn {
+    double asked, got, gave;
+    int who;
+};
+
+static void take_turns(int port, int who, struct turn *turns, long count, unsigned pause_us)
+{
+    int fd = dial(port);
+    char answer[128], release[64];
+
+    for (struct turn *t = turns; t < turns + count; t++) {
+        int len;
+
+        t->who = who;
+        t->asked = now_us();
+        ask(fd, "l\nturns\n60\n", 11, answer, sizeof answer);
+        t->got = now_us();
+        if (memcmp(answer, "ok ", 3) != 0)
+            die("not granted");
+        len = snprintf(release, sizeof release, "r\nturns\n%.32s\n", answer + 3);
+        usleep(pause_us);
+        t->gave = now_us();
+        ask(fd, release, (size_t)len, answer, sizeof answer);
+    }
+    close(fd);
+}
+
+static int by_grant(const void *a, const void *b)
+{
+    return by_value(&((const struct turn *)a)->got, &((const struct turn *)b)->got);
+}
+
+/* Only turns count for which the other one had asked long enough before. */
+static double hand_over_us(struct turn *turns, long count, double lined_up_us)
+{
+    double *took = calloc((size_t)count, sizeof *took);
+    long n = 0;
+
+    if (took == NULL)
+        die("memory");
+    qsort(turns, (size_t)count, sizeof *turns, by_grant);
+    for (long i = 1; i < count; i++)
+        if (turns[i].who != turns[i - 1].who && turns[i].asked < turns[i - 1].gave - lined_up_us)
+            took[n++] = turns[i].got - turns[i - 1].gave;
+    if (n < count / 2)
+        die("too few contended turns");
+    qsort(took, (size_t)n, sizeof *took, by_value);
+    return took[n / 2];
+}
+
+static int run_turns(char **argv)
+{
+    int port = atoi(argv[2]), status;
+    long each = atol(argv[3]) / 2;
+    unsigned pause_us = 1000 * (unsigned)atol(argv[4]);
+    struct turn *turns = mmap(NULL, (size_t)(2 * each) * sizeof *turns, PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t child;
+
+    if (turns == MAP_FAILED)
+        die("mmap");
+    child = fork();
+    if (child < 0)
+        die("fork");
+    take_turns(port, child == 0, child == 0 ? turns : turns + each, each, pause_us);
+    if (child == 0)
+        return 0;
+    if (waitpid(child, &status, 0) != child || status != 0)
+        die("the other one failed");
+    printf("%.2f\n", hand_over_us(turns, 2 * each, atof(argv[5])));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "hold") == 0)
@@ -376,6 +456,8 @@ int main(int argc, char **argv)
         return run_sqlite(argc, argv);
     if (argc == 6 && strcmp(argv[1], "idle") == 0)
         return run_idle(argv);
+    if (argc == 6 && strcmp(argv[1], "turns") == 0)
+        return run_turns(argv);
     if (argc == 6 && strcmp(argv[1], "load") == 0)
         return run_load(argv);
     fprintf(stderr, "usage: see the first lines of tests/bench/clients.c\n");
