@@ -72,7 +72,7 @@ def first_pg_config():
 class Installation:
     """One PostgreSQL version with the extension, and a data directory to copy new clusters from."""
 
-    def __init__(self, pg_config, directory):
+    def __init__(self, pg_config, directory, template=None):
         self.pg_config = str(pg_config)
         version = subprocess.run([self.pg_config, "--version"], capture_output=True, text=True, check=True).stdout
         self.major = int(re.search(r"(\d+)", version).group(1))
@@ -81,7 +81,7 @@ class Installation:
         assert (self.module / "dflockd.so").exists(), f"no module for PostgreSQL {self.major}: make pg"
         self.bin = self._tree()
         self.pgxs = pathlib.Path(self._ask("--pgxs")).parents[1]
-        self._template = None
+        self._template = template
 
     def __str__(self):
         return str(self.major)
