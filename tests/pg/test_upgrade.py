@@ -41,13 +41,13 @@ MISTAKES = {
     "a comment": ([c for c in CHANGES if c is not NEW_COMMENT], "comment function dflock_next(text)"),
     "rights": ([c for c in CHANGES if c is not NEW_RIGHTS], "who may call dflock_next(text)"),
     "a view": ([c for c in CHANGES if c is not NEW_VIEW], "view dflock_servers"),
-    "a function that goes": ([c for c in CHANGES if c is not GONE], "member function public.dflock_token_fence(text)"),
+    "a function that goes": ([c for c in CHANGES if c is not GONE], "member function public.dflock_token_fence(pg_catalog.text)"),
     "strictness": ([c for c in CHANGES if c is not STRICTER], "function dflock_version()"),
     "volatility": ([c for c in CHANGES if c is not STEADY], "function dflock_fence(text)"),
     "parallel safety": ([c for c in CHANGES if c is not SAFER], "function dflock_lease(text)"),
     "a default": ([c for c in CHANGES if c is not OTHER_ARGUMENT], "function dflock_cancel(text)"),
     "a function that comes": ([c for c in CHANGES if c not in (NEW_FUNCTION, NEW_COMMENT, NEW_RIGHTS)],
-                              "member function public.dflock_next(text)"),
+                              "member function public.dflock_next(pg_catalog.text)"),
 }
 
 
