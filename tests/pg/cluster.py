@@ -182,6 +182,13 @@ class Cluster:
         self._give_away(path)
         return path
 
+    def own_directory(self, name):
+        """A folder that the server may write to."""
+        path = self.directory / name
+        path.mkdir(mode=0o700)
+        self._give_away(path)
+        return path
+
     # ------------------------------------------------------------------ start, end
 
     def start(self, ready=True):
