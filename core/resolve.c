@@ -7,6 +7,8 @@
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
+/* c-ares 1.34 deprecates ares_set_socket_functions; older versions have nothing else. */
+#define CARES_NO_DEPRECATED
 #include "resolve.h"
 
 #include <ares.h>
@@ -24,7 +26,7 @@ struct dfl_resolver {
     ares_channel channel;
     struct dfl_sockets *sockets;
     uint16_t port;
-    bool done;
+    bool done, dropped;
     int result; /* ARES_..., once done */
     struct dfl_socket_address *list;
     size_t count;
@@ -193,8 +195,11 @@ static void looked_up(void *arg, int status, int timeouts, struct ares_addrinfo 
     struct dfl_resolver *r = arg;
 
     (void)timeouts;
-    if (status == ARES_EDESTRUCTION) /* dfl_resolver_free in the middle */
+    if (r->dropped) {
+        if (info)
+            ares_freeaddrinfo(info);
         return;
+    }
     r->done = true;
     r->result = status;
     if (info) {
@@ -345,8 +350,12 @@ void dfl_resolver_free(struct dfl_resolver *r)
 {
     if (!r)
         return;
-    if (r->channel)
+    if (r->channel) {
+        r->dropped = true;
+        /* c-ares 1.17 frees the look-up at its first query's ARES_EDESTRUCTION and reads it at the second's. */
+        ares_cancel(r->channel);
         ares_destroy(r->channel);
+    }
     free(r->list);
     free(r);
 }

@@ -253,7 +253,9 @@ static SSL_CTX *new_context(bool check)
         SSL_CTX_free(ctx);
         return NULL;
     }
+#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF /* OpenSSL 1.1.1 never ignores it */
     SSL_CTX_clear_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
+#endif
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                               SSL_MODE_RELEASE_BUFFERS);
@@ -344,7 +346,8 @@ static struct tls *tls_of(struct dfl_transport *t)
 
 #define NEEDS_IDENTITY "the server requires a client certificate (tls_cert and tls_key)"
 
-/* What OpenSSL's oldest error of the queue means, in our words where we have some. */
+/* What OpenSSL's oldest error of the queue means, in our words where we have some. NULL when it has no text, as when
+ * OpenSSL 3.5 only notes that what is below has failed. */
 static const char *library_reason(const struct tls *t, unsigned long error)
 {
     static const struct {
@@ -364,16 +367,13 @@ static const char *library_reason(const struct tls *t, unsigned long error)
         {SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, "the server refused the handshake",
          "the server refused the handshake (does it want a client certificate?)"},
     };
-    const char *text;
-
     if (ERR_GET_LIB(error) == ERR_LIB_SSL)
         for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
             if (sentences[i].reason == ERR_GET_REASON(error))
                 return !t->shared->has_identity && sentences[i].without_identity
                            ? sentences[i].without_identity
                            : sentences[i].text;
-    text = ERR_reason_error_string(error);
-    return text ? text : "unknown error of openssl";
+    return ERR_reason_error_string(error);
 }
 
 /* The inner transport's sentence without the step and the peer, which ours names itself. */
@@ -388,14 +388,16 @@ static const char *inner_reason(const struct tls *t)
 static const char *reason(const struct tls *t)
 {
     unsigned long error = ERR_peek_error();
+    const char *text;
 
     if (t->verdict[0])
         return t->verdict;
     if (t->inner_eof)
         return t->state == TLS_OPEN ? "closed without a tls close_notify"
                                     : "the server closed the connection (does it speak tls?)";
-    if (error)
-        return library_reason(t, error);
+    text = error ? library_reason(t, error) : NULL;
+    if (text)
+        return text;
     return t->inner->error.status != DFL_OK ? inner_reason(t) : "unknown error of openssl";
 }
 
