@@ -80,11 +80,12 @@ no_worker(const char *text, const char *hint)
 static void
 require_library(void)
 {
+	/* First, because before 15 that mode does not preload libraries either. */
+	if (!IsUnderPostmaster)
+		no_worker("the dflockd worker does not run in single-user mode", NULL);
 	if (dfl_shared == NULL)
 		no_worker("dflockd is not preloaded: its worker does not run",
 				  "Add to postgresql.conf: shared_preload_libraries = 'dflockd', and restart the server.");
-	if (!IsUnderPostmaster)
-		no_worker("the dflockd worker does not run in single-user mode", NULL);
 	if (IsBinaryUpgrade)
 		no_worker("the dflockd worker does not run during a binary upgrade", NULL);
 }
@@ -169,7 +170,7 @@ next_look_ms(const struct wait *w)
 
 	if (!w->settled)
 		ms = FIRST_WAIT_MS;
-	else if (w->set == NULL && MyProcPort != NULL && compat_can_ask_client())
+	else if (w->set == NULL && MyProcPort != NULL)
 		ms = ASK_CLIENT_MS;
 	if (log_lock_waits && !w->logged)
 		ms = Min(ms, Max(1, w->started_ms + DeadlockTimeout - dfl_clock().ms));
@@ -189,7 +190,7 @@ sleep_a_while(struct wait *w)
 
 		if (events & WL_LATCH_SET)
 			ResetLatch(MyLatch);
-		else if (w->settled && MyProcPort != NULL && compat_can_ask_client() && !compat_client_lives())
+		else if (w->settled && MyProcPort != NULL && !compat_client_lives())
 			compat_client_is_gone();
 		else if (!w->settled)
 		{

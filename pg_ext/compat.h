@@ -9,6 +9,8 @@
 
 #include "postgres.h"
 
+#include <poll.h>
+
 #include "catalog/pg_authid.h"
 #include "common/jsonapi.h"
 #include "libpq/libpq.h"
@@ -21,6 +23,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -117,30 +120,29 @@ compat_can_watch_client(void)
 #define COMPAT_SOCKET_CLOSED 0	/* never used: compat_can_watch_client() is false */
 #endif
 
-/* Without that, is there a question to ask now and then? It may reset the process latch. */
-static inline bool
-compat_can_ask_client(void)
-{
-	return PG_VERSION_NUM >= 140000;
-}
-
+/* Without that, the question to ask now and then. It may reset the process latch. */
 static inline bool
 compat_client_lives(void)
 {
 #if PG_VERSION_NUM >= 140000
 	return pq_check_connection();
 #else
-	return true;
+	struct pollfd pollfd = {.fd = MyProcPort->sock, .events = POLLRDHUP};
+
+	return poll(&pollfd, 1, 0) <= 0;
 #endif
 }
 
-/* Ends this session at its next CHECK_FOR_INTERRUPTS, because its client is gone. */
+/* Ends this session, because its client is gone: at its next CHECK_FOR_INTERRUPTS, or (13) at once. */
 static inline void
 compat_client_is_gone(void)
 {
 #if PG_VERSION_NUM >= 140000
 	ClientConnectionLost = true;
 	InterruptPending = true;
+#else
+	whereToSendOutput = DestNone;
+	ereport(FATAL, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("connection to client lost")));
 #endif
 }
 

@@ -676,7 +676,7 @@ Datum
 dflock_token_fence(PG_FUNCTION_ARGS)
 {
 	char		token[DFL_TOKEN_LEN + 1];
-	int64_t		fence;
+	int64_t		fence = 0;
 	struct dfl_error err;
 
 	read_token(fcinfo, 0, token);

@@ -162,6 +162,7 @@ load_server(struct stream *s)
 
 	if (s->row >= dfl_client_servers(dfl_worker_client))
 		return false;
+	memset(&info, 0, sizeof(info));
 	dfl_client_server(dfl_worker_client, s->row, &info);
 	memset(&row, 0, sizeof(row));
 	row.state = info.state;
