@@ -8,10 +8,13 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/params.h>
 #include <string.h>
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L /* before, it knows SipHash with other numbers of rounds only */
+#define WITH_SIPHASH
+#include <openssl/core_names.h>
+#include <openssl/params.h>
+#endif
 
 #include "hash.h"
 
@@ -87,6 +90,7 @@ static void test_walk_while_it_changes(void **state)
     }
 }
 
+#ifdef WITH_SIPHASH
 /* The same by OpenSSL, with one round per word and three at the end. */
 static uint64_t siphash(const uint64_t secret[2], const void *bytes, size_t len)
 {
@@ -124,13 +128,16 @@ static void test_siphash(void **state)
     for (size_t len = 0; len <= sizeof text; len++)
         assert_int_equal(hash_key(secret, text, len), siphash(secret, text, len));
 }
+#endif
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_walk_while_it_changes),
+#ifdef WITH_SIPHASH
         cmocka_unit_test(test_siphash),
+#endif
     };
 
     return cmocka_run_group_tests_name("hash", tests, NULL, NULL);

@@ -221,7 +221,7 @@ static void a_client_certificate_is_shown(void **state)
         with_client(&s, &cast.client, versions[i]);
         assert_int_equal(scene_shake(&s), DFL_IO_DONE);
         assert_true(s.w.accepted);
-        seen = SSL_get1_peer_certificate(s.w.server);
+        seen = SSL_get_peer_certificate(s.w.server);
         X509_NAME_get_text_by_NID(X509_get_subject_name(seen), NID_commonName, subject,
                                   sizeof subject);
         assert_string_equal(subject, "worker");

@@ -48,6 +48,19 @@ static void write_files(struct identity *id, const char *folder, const char *fil
     fclose(f);
 }
 
+/* With what OpenSSL 1.1.1 has, too. */
+static EVP_PKEY *make_key(void)
+{
+    EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);
+    EVP_PKEY *key = NULL;
+
+    MUST(ctx && EVP_PKEY_keygen_init(ctx) == 1);
+    MUST(EVP_PKEY_CTX_set_ec_paramgen_curve_nid(ctx, NID_X9_62_prime256v1) == 1);
+    MUST(EVP_PKEY_keygen(ctx, &key) == 1);
+    EVP_PKEY_CTX_free(ctx);
+    return key;
+}
+
 void identity_make(struct identity *out, const char *folder, const struct identity_wish *wish)
 {
     static long serial = 1;
@@ -57,9 +70,9 @@ void identity_make(struct identity *out, const char *folder, const struct identi
 
     memset(out, 0, sizeof *out);
     out->cert = cert;
-    out->key = EVP_EC_gen("P-256");
+    out->key = make_key();
     MUST(cert && out->key);
-    X509_set_version(cert, X509_VERSION_3);
+    X509_set_version(cert, 2); /* which means v3 */
     ASN1_INTEGER_set(X509_get_serialNumber(cert), serial++);
     X509_gmtime_adj(X509_getm_notBefore(cert), (usual ? -1 : wish->from_days) * 86400L);
     X509_gmtime_adj(X509_getm_notAfter(cert), (usual ? 365 : wish->to_days) * 86400L);
