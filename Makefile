@@ -17,20 +17,21 @@ VPATH := $(ROOT)
 MODULE_big := dflockd
 EXTENSION := pg_ext/dflockd
 DATA := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/dflockd--*.sql))
-PG_SOURCES := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/*.c $(ROOT)/core/*.c))
+PG_SOURCES := $(patsubst $(ROOT)/%,%,$(wildcard $(ROOT)/pg_ext/*.c $(ROOT)/core/*.c)) \
+	$(if $(PLANT),tests/planted/switch.c)
 OBJS := $(PG_SOURCES:.c=.o)
 
-PG_CPPFLAGS := -I$(ROOT) -I$(ROOT)/core -I$(ROOT)/pg_ext
+PG_CPPFLAGS := -I$(ROOT) -I$(ROOT)/core -I$(ROOT)/pg_ext $(if $(PLANT),-DDFL_PLANT)
 # The engine declares where it uses, as C11 does; PostgreSQL's own style warning is not for it.
 PG_CFLAGS := -Wno-declaration-after-statement -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wstrict-prototypes -Wformat=2 -Wvla -g -MMD -MP \
-	$(if $(STRICT),-Werror) $(SANITIZE_FLAGS)
+	$(if $(STRICT),-Werror) $(SANITIZE_FLAGS) $(if $(COVERAGE),-O0 -U_FORTIFY_SOURCE --coverage)
 # A PostgreSQL that gcc built names flags that clang only complains about.
 ifneq ($(findstring clang,$(shell $(CC) --version)),)
 PG_CFLAGS += -Wno-ignored-attributes -Wno-ignored-optimization-argument -Wno-unknown-warning-option
 endif
 # Dynamic on purpose: the backend may have loaded OpenSSL itself, and must not get a second one.
-SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread $(SANITIZE_FLAGS) -Wl,--version-script=pgxs.exports
+SHLIB_LINK := -lssl -lcrypto -lz -lcares -lm -lpthread $(SANITIZE_FLAGS) -Wl,--version-script=pgxs.exports $(if $(COVERAGE),--coverage)
 # LLVM bitcode would need clang and buys nothing in functions that wait for a network.
 override with_llvm := no
 
@@ -80,8 +81,11 @@ SHELL := /bin/sh
 
 # Sanitizer builds live apart: SANITIZE=address,undefined or SANITIZE=thread.
 SANITIZE ?=
+# So do builds that count what runs (COVERAGE=1) and such with bugs planted on purpose (PLANT=1, core/planted.h).
+COVERAGE ?=
+PLANT ?=
 comma := ,
-BUILD ?= build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))
+BUILD ?= build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))$(if $(COVERAGE),/coverage)$(if $(PLANT),/planted)
 OBJ := $(BUILD)/obj
 # What is slow to get and the same for every build: Python and Node packages, PostgreSQL 16 and 18.
 VENV := build/venv
@@ -92,14 +96,14 @@ STRICT := $(if $(filter true 1,$(CI) $(WERROR)),1)
 # V=1 shows the commands instead of what they make.
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
-CFLAGS ?= -O2 -g
+CFLAGS ?= $(if $(COVERAGE),-O0,-O2) -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wvla $(if $(STRICT),-Werror)
 ALL_CFLAGS := -std=c11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread -D_GNU_SOURCE \
-	-I. -Icore $(WARNINGS) $(SANITIZE_FLAGS) $(CPPFLAGS)
-ALL_LDFLAGS := $(LDFLAGS) -pthread $(SANITIZE_FLAGS)
+	-I. -Icore $(WARNINGS) $(SANITIZE_FLAGS) $(if $(COVERAGE),--coverage) $(if $(PLANT),-DDFL_PLANT) $(CPPFLAGS)
+ALL_LDFLAGS := $(LDFLAGS) -pthread $(SANITIZE_FLAGS) $(if $(COVERAGE),--coverage)
 LIBRARIES := -lssl -lcrypto -lz -lcares -lm
 
-CORE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard core/*.c))
+CORE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard core/*.c) $(if $(PLANT),tests/planted/switch.c))
 SERVER_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard server/*.c))
 SQLITE_OBJS := $(patsubst %.c,$(OBJ)/%.o,$(wildcard sqlite_ext/*.c))
 
@@ -119,7 +123,7 @@ PG_BUILD := $(BUILD)/pg-$(PG_MAJOR)
 # Runs the half of this file above: $(call pgxs,pg_config,goals)
 pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
 	$(MAKE) $(if $(V),,-s) --no-print-directory -C $(BUILD)/pg-$(call pg_major,$(1)) -f $(ROOT)/Makefile \
-	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) $(2)
+	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) COVERAGE=$(COVERAGE) PLANT=$(PLANT) $(2)
 
 .PHONY: all pg
 all: $(DAEMON) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
@@ -251,7 +255,7 @@ pg-one:
 	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 
-.PHONY: installcheck bench fuzz version-check
+.PHONY: installcheck bench fuzz fuzz-planted planted version-check
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
 	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
 
@@ -270,9 +274,20 @@ fault: all test-tools  ## real processes, killed, stopped and cut off; DURATION=
 # Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
 SECONDS ?= 30
 fuzz:  ## libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
-	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' \
+	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
 		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 	@BUILD=build/fuzz tests/fuzz/run --seconds $(SECONDS) $(if $(TARGETS),--targets $(TARGETS))
+
+fuzz-planted:  ## a bug planted for each target, which must be found
+	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
+		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
+	@BUILD=build/fuzz tests/planted/run fuzz
+
+# The same in a build with bugs in PostgreSQL's host and in the server; ARGS='--only 10,14'.
+planted:  ## bugs planted in the PostgreSQL host and in the server, which must be found
+	+@$(MAKE) --no-print-directory PLANT=1 all test-tools
+	@BUILD=build/planted VENV=$(VENV) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
+		DFLOCKD_PG_CONFIGS='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' tests/planted/run hosts $(ARGS)
 
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 JSON_READERS := $(patsubst %,$(OBJ)/sqlite_ext/%.o,answers server_locks snapshot)
@@ -284,13 +299,20 @@ $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
 
-.PHONY: lint proof
+.PHONY: lint proof coverage
 lint:  ## clang's warnings, clang-tidy, cppcheck
 	@tests/lint
 
 proof: all  ## the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
 	@tools/deps build test proof
 	@tests/proof
+
+# Everything once more, in a build that counts what runs; PostgreSQL in one version.
+coverage:  ## lines and branches that the tests run, in a table; ARGS='--suites unit,pg'
+	@tools/deps build test coverage
+	+@$(MAKE) --no-print-directory COVERAGE=1 all test-programs test-tools
+	@BUILD=build/coverage VENV=$(VENV) NODE=$(NODE) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
+		DFLOCKD_PG_CONFIGS='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' tests/coverage $(ARGS)
 
 version-check:
 	@tools/version-check

@@ -4,6 +4,7 @@
  * it), so that they can be compared as text.
  */
 #include "dflockd.h"
+#include "planted.h"
 #include "proto.h"
 
 #include <arpa/inet.h>
@@ -167,7 +168,7 @@ static enum dfl_status parse_all(const char *text, struct dfl_server_address *li
 
         if (status != DFL_OK)
             return status;
-        for (size_t k = 0; k < i; k++)
+        for (size_t k = 0; k + DFL_PLANTED(44) < i; k++)
             if (strcmp(list[k].text, list[i].text) == 0)
                 return dfl_fail(err, DFL_INVALID, "servers: %s is named twice", list[i].text);
         text += address.len + 1;

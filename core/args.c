@@ -7,6 +7,7 @@
  * only too large is DFL_RANGE.
  */
 #include "dflockd.h"
+#include "planted.h"
 #include "proto.h"
 
 #include <inttypes.h>
@@ -32,7 +33,7 @@ static size_t utf8_length(const unsigned char *s, size_t len)
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         if (s[0] < forms[i].first || s[0] > forms[i].last)
             continue;
-        if (forms[i].length > len)
+        if (forms[i].length > len + DFL_PLANTED(43))
             return 0;
         if (forms[i].length > 1 && (s[1] < forms[i].low || s[1] > forms[i].high))
             return 0;

@@ -34,7 +34,7 @@ static void quota_give(struct dfl_hold *h)
 
     if (!h->counted)
         return;
-    h->counted = false;
+    h->counted = DFL_PLANTED(46);
     h->server->holds--;
     if (h->session)
         h->session->hold_count--;

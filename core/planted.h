@@ -1,6 +1,10 @@
 /*
- * planted.h - bugs planted on purpose, to see that the simulation finds them. In every build but
- * its own, DFL_PLANTED is the constant false and nothing of them is compiled.
+ * planted.h - bugs planted on purpose, to see that the finders of bugs find them: tests/sim/planted
+ * and tests/planted/run say which is found by what. In every build but theirs, DFL_PLANTED is the
+ * constant false and nothing of them is compiled.
+ *
+ * 1 to 17 are the engine's and the lock table's, 20, 21 and 23 the PostgreSQL host's, as are 10 and 14,
+ * 31 to 38 the server loop's, 41 to 47 one for each target of tests/fuzz.
  */
 #ifndef DFL_PLANTED_H
 #define DFL_PLANTED_H

@@ -5,6 +5,8 @@
  */
 #include "proto.h"
 
+#include "planted.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -191,7 +193,7 @@ static struct span next_field(struct span *rest)
 
     struct span field = {rest->at, 0};
 
-    while (field.len < rest->len && !is_space(field.at[field.len]))
+    while (field.len < rest->len + DFL_PLANTED(42) && !is_space(field.at[field.len]))
         field.len++;
     rest->at += field.len;
     rest->len -= field.len;
@@ -370,7 +372,9 @@ static bool parse_grant(struct span rest, struct dfl_answer_line *out)
 {
     struct span token;
 
-    if (!cut_field(&rest, &token) || dfl_token_check(token.at, token.len, NULL) != DFL_OK)
+    if (!cut_field(&rest, &token) ||
+        (DFL_PLANTED(41) ? token.len > DFL_TOKEN_LEN
+                         : dfl_token_check(token.at, token.len, NULL) != DFL_OK))
         return false;
     memcpy(out->token, token.at, DFL_TOKEN_LEN);
     out->token[DFL_TOKEN_LEN] = '\0';

@@ -9,6 +9,7 @@
  */
 #include "loop.h"
 
+#include "../core/planted.h"
 #include "../core/timers.h"
 #include "log.h"
 
@@ -90,6 +91,8 @@ static int64_t deadline_of(const struct loop *l, const struct conn *c)
         return c->linger_ms;
     if (p->closing && p->close_at_ms)
         return p->close_at_ms;
+    if ((DFL_PLANTED(31) && outbuf_left(&p->out) > 0) || (DFL_PLANTED(38) && c->shaking))
+        return INT64_MAX;
     if (outbuf_left(&p->out) > 0)
         return l->config.write_timeout_ms ? c->progress_ms + l->config.write_timeout_ms : INT64_MAX;
     if (p->blocked || p->more)
@@ -204,7 +207,10 @@ static bool overstayed(const struct conn *c)
 {
     const struct peer *p = c->peer;
 
-    return p->blocked && (c->eof || dfl_line_reader_left(&p->in) > BEHIND_BLOCKED);
+    if (DFL_PLANTED(37) && c->eof)
+        return false;
+    return p->blocked &&
+           (c->eof || (dfl_line_reader_left(&p->in) > BEHIND_BLOCKED && !DFL_PLANTED(36)));
 }
 
 /* What comes next for a peer whose answers are on their way. */
@@ -213,11 +219,13 @@ static void settle_peer(struct loop *l, struct conn *c, struct dfl_now now)
     struct peer *p = c->peer;
     bool sent = outbuf_left(&p->out) == 0;
 
+    if (DFL_PLANTED(33) && p->close_at_ms > now.ms)
+        usleep((useconds_t)(p->close_at_ms - now.ms) * 1000);
     if (overstayed(c)) {
         end_conn(l, c, now);
     } else if (sent && p->closing && now.ms >= p->close_at_ms) {
         begin_linger(l, c, now);
-    } else if (sent && c->eof && !p->more && !p->closing) {
+    } else if (sent && c->eof && !p->more && !p->closing && !DFL_PLANTED(37)) {
         end_conn(l, c, now);
     } else {
         if (sent && p->more && dfl_list_empty(&p->ready))
@@ -316,6 +324,8 @@ static void read_conn(struct loop *l, struct conn *c, struct dfl_now now)
 
     switch (receive(c, l->chunk, sizeof l->chunk, &n)) {
     case GOT_SOME:
+        if (DFL_PLANTED(32))
+            c->peer->owes_since_ms = now.ms;
         if (!keep(c->peer, l->chunk, n))
             end_conn(l, c, now);
         else
@@ -474,6 +484,8 @@ static bool refuse_conn(struct loop *l, struct dfl_now now)
     if (log_allowed(&l->said_full, now.ms, &left_out))
         log_line(LOG_WARN, "out of descriptors: connection refused", "connections=%zu more=%lu",
                  l->count, left_out);
+    if (DFL_PLANTED(35) && !dfl_list_empty(&l->conns))
+        end_conn(l, DFL_CONTAINER(l->conns.next, struct conn, link), now);
     close(l->reserve);
     l->reserve = -1;
 
@@ -495,7 +507,7 @@ static bool accept_one(struct loop *l, struct dfl_now now)
         add_conn(l, fd, now);
         return true;
     }
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
+    if (errno == EAGAIN || errno == EWOULDBLOCK || (DFL_PLANTED(34) && errno == EMFILE))
         return false;
     if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO)
         return true;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "answers.h"
+#include "planted.h"
 #include "process.h"
 #include "session.h"
 #include "snapshot.h"
@@ -101,7 +102,7 @@ static bool begin_row(struct page *p, struct json_object *entry, bool semaphore)
     struct json_object *key = json_object_object_get(entry, "key");
     char name[NAME_MAX_LEN];
 
-    if (!json_object_is_type(key, json_type_string))
+    if (!json_object_is_type(key, json_type_string) && !DFL_PLANTED(45))
         return false;
     const char *text = json_object_get_string(key);
     size_t len = (size_t)json_object_get_string_len(key);

@@ -4,13 +4,16 @@ Every test ends with `aftermath`: the holder of a 2 s lease never lost it, and d
 """
 
 import itertools
+import resource
 import socket
 import ssl
 import struct
+import time
 
 import pytest
 
 from lib.eventually import eventually
+from lib.process import cpu_s, descriptors
 from lib.wire import Closed, Wire
 
 MANY = 10_000
@@ -37,10 +40,12 @@ def test_a_sender_slower_than_the_read_timeout_is_closed(make_scene, attackers):
     scene = make_scene("--read-timeout", 3, env={"DFLOCK_SERVER_READ_TIMEOUT": "3"})
     crowd = attackers(scene.server)
     crowd.connect(100)
-    closed = [0]
+    closed, sent_at = [0], [0.0]
 
     def step():
-        crowd.send_all(b"l")
+        if time.monotonic() - sent_at[0] > 0.2:  # slow enough for the line not to become too long in this time
+            sent_at[0] = time.monotonic()
+            crowd.send_all(b"l")
         closed[0] += crowd.drop_closed()
     scene.endure(step, room_mb=16)
     eventually(lambda: step() or closed[0] == 100, what="all of them are closed")
@@ -80,6 +85,28 @@ def test_more_connections_than_allowed(make_scene, attackers):
     # The visitor has its connection already, and keeps it.
     scene.endure(step, room_mb=16)
     eventually(lambda: crowd.drop_closed() == 0 and len(crowd.sockets) < 50, what="the others are closed")
+    crowd.leave()
+    scene.aftermath()
+
+
+def test_out_of_descriptors(make_scene, attackers):
+    """Whoever finds none left is closed at once; whoever is in stays in, and the server does not spin over those at the door."""
+    scene = make_scene()
+    limit = descriptors(scene.server.pid) + 20
+    resource.prlimit(scene.server.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    crowd = attackers(scene.server)
+    closed = [0]
+
+    def step():
+        crowd.connect(50)
+        closed[0] += crowd.drop_closed()
+    scene.endure(step, room_mb=16)
+    eventually(lambda: crowd.drop_closed() == 0 and len(crowd.sockets) < limit, what="the others are closed")
+    assert closed[0] > 50
+    crowd.connect(20)
+    before, since = cpu_s(scene.server.pid), time.monotonic()
+    eventually(lambda: time.monotonic() - since > 1, what="a second has passed")
+    assert cpu_s(scene.server.pid) - before < 0.3, "the server is busy although nobody asks anything"
     crowd.leave()
     scene.aftermath()
 

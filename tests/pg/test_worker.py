@@ -121,6 +121,22 @@ def test_slot_is_used_again_while_the_old_grant_arrives(pg, server, make_proxy, 
     await_free(server)
 
 
+def test_an_entry_used_again_says_nothing_of_the_old_hold(make_cluster, server):
+    """More lost holds than there are entries: the oldest one's entry is another session's hold now."""
+    pg = make_cluster(server, dflockd__max_locks=2)
+    loser, other, watcher = pg.session(), pg.session(), pg.session()
+    entries = 2 + 64
+    for i in range(entries):
+        assert loser.value(f"SELECT dflock_acquire('k{i}')")
+        assert other.value(f"SELECT dflock_release('k{i}', %s)", loser.value(f"SELECT dflock_token('k{i}')"))
+    eventually(lambda: watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == entries)
+    assert other.value("SELECT dflock_acquire('new')")
+    assert watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == entries - 1
+    assert loser.value("SELECT dflock_is_held('k0')") is False
+    assert loser.fails("SELECT dflock_assert_held('k0')").sqlstate == "40001"
+    assert locks(watcher, "state = 'held'") == [("new", "held")]
+
+
 @pytest.mark.every_version
 def test_reload(pg, session, server, make_server, watcher):
     """A new list of servers is for new requests; what is held stays where it is, and moves no key."""
