@@ -1,6 +1,6 @@
 /*
- * switch.c - which planted bug (core/planted.h) is switched on in this process: the number in the environment variable
- * PLANTED_BUG. Part of builds with PLANT=1 and of no other.
+ * switch.c - which planted bug (core/planted.h) is switched on in this process: the number in the
+ * environment variable PLANTED_BUG. Part of builds with PLANT=1 and of no other.
  */
 #include <stdlib.h>
 

@@ -1,5 +1,6 @@
 """Databases behind Python's drivers, and scripts, each in a child process; and the sqlite3 shell fed with a script."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -122,6 +123,13 @@ class Database:
         return self.process.pid
 
     def stop(self):
+        """By the end of its input, if it is not in the middle of something."""
+        popen = self.process.popen
+        if self.process.running() and not popen.stdin.closed:
+            with contextlib.suppress(OSError):
+                popen.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                popen.wait(0.5)
         self.process.stop()
 
     def log(self):
