@@ -255,7 +255,7 @@ pg-one:
 	$(call say,PGXS,$(PG_BUILD)/dflockd.so)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 
-.PHONY: installcheck bench fuzz fuzz-planted planted version-check
+.PHONY: installcheck bench fuzz fuzz-planted fault-planted planted version-check
 installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
 	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
 
@@ -284,10 +284,14 @@ fuzz-planted:  ## a bug planted for each target, which must be found
 	@BUILD=build/fuzz tests/planted/run fuzz
 
 # The same in a build with bugs in PostgreSQL's host and in the server; ARGS='--only 10,14'.
+KIND ?= hosts
 planted:  ## bugs planted in the PostgreSQL host and in the server, which must be found
 	+@$(MAKE) --no-print-directory PLANT=1 all test-tools
 	@BUILD=build/planted VENV=$(VENV) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
-		DFLOCKD_PG_CONFIGS='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' tests/planted/run hosts $(ARGS)
+		DFLOCKD_PG_CONFIGS='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' tests/planted/run $(KIND) $(ARGS)
+
+fault-planted:  ## the same, found by runs of faults
+	+@$(MAKE) --no-print-directory planted KIND=faults
 
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 JSON_READERS := $(patsubst %,$(OBJ)/sqlite_ext/%.o,answers server_locks snapshot)
