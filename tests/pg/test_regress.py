@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from lib.paths import ROOT
-from pg.cluster import first_pg_config, run
+from pg.cluster import pg_configs, run
 
 pytestmark = [pytest.mark.every_version, pytest.mark.timeout(400)]
 
@@ -30,8 +30,11 @@ def _regress(program, cluster, tests, input_directory=ROOT, extra=()):
 
 
 def _copy(installation, folder, name):
-    """A program of the build tools, copied with its neighbours: a wheel unpacks them without the right to run."""
+    """A program of the build tools, copied with its neighbours: a wheel unpacks them without the right to run. None
+    where there is none: PostgreSQL 13 has no isolation tester."""
     source = installation.pgxs.parent / "src" / "test" / folder
+    if not (source / name).exists():
+        return None
     target = installation.directory / str(source).lstrip("/")
     target.mkdir(parents=True, exist_ok=True)
     for program in source.iterdir():
@@ -43,13 +46,14 @@ def _copy(installation, folder, name):
 
 @pytest.fixture
 def tool(trees, installation):
-    """tool(folder, name): the version's own, or the first version's where that one does not even start (the wheel's
+    """tool(folder, name): the version's own, or another's where it has none, or one that does not even start (the wheel's
     PostgreSQL 18 has such programs); they talk to any server."""
     def find(folder, name):
-        own = _copy(installation, folder, name)
-        if run([own, "--version"], check=False).returncode == 0:
-            return own
-        return _copy(trees(first_pg_config()), folder, name)
+        for tree in (installation, *map(trees, pg_configs())):
+            program = _copy(tree, folder, name)
+            if program and run([program, "--version"], check=False).returncode == 0:
+                return program
+        raise AssertionError(f"no version that is built has a {name} that starts")
     return find
 
 
