@@ -24,7 +24,8 @@ DRIVERS = ("sqlite3", "pysqlite3", "apsw")
 
 def child_environment(servers=None, driver="sqlite3", env=None):
     extra = {"SQLITE_DRIVER": driver, "SQLITE_EXTENSION_PATH": str(SQLITE_EXTENSION),
-             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "PYTHONFAULTHANDLER": "1"}
+             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "PYTHONFAULTHANDLER": "1",
+             "PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}  # forks beside our thread are what tests are for
     if servers is not None:
         listed = servers if isinstance(servers, (list, tuple)) else [servers]
         extra["DFLOCK_SERVERS"] = ",".join(str(s) for s in listed)
