@@ -34,7 +34,8 @@ class Connection:
             self.raw = module.Connection(path)
             self.raw.enable_load_extension(True)
         else:
-            self.raw = module.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
+            self.raw = module.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5,
+                                      cached_statements=0)  # Python 3.13 hands one to two threads
             self.raw.enable_load_extension(True)
         if load:
             self.load()
