@@ -363,7 +363,8 @@ ifneq ($(PG_HEADERS),)
 endif
 
 clean:  ## what was built; keeps downloaded test tools
-	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name venv ! -name node ! -name pgserver -exec rm -rf {} +
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name venv ! -name node ! -name pgserver \
+		! -name releases -exec rm -rf {} +
 
 distclean:  ## all of build/
 	rm -rf build
