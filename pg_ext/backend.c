@@ -99,8 +99,13 @@ require_worker(void)
 	while ((worker = dfl_live_worker()) == 0)
 	{
 		if (dfl_shared->last_worker != 0)
+		{
+			pg_memory_barrier();
+			if ((worker = dfl_live_worker()) != 0)
+				return worker;
 			no_worker("the dflockd worker is not running",
 					  "It starts again within a second or two; the server's log says why it ended.");
+		}
 		if (dfl_clock().ms - dfl_shared->made_ms > START_GRACE_MS)
 			no_worker("the dflockd worker has not been started",
 					  "Raise max_worker_processes in postgresql.conf and restart the server, "

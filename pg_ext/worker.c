@@ -275,6 +275,9 @@ announce(void)
 	pg_atomic_write_u64(&dfl_shared->heartbeat_ms, (uint64) dfl_clock().ms);
 	pg_memory_barrier();
 	pg_atomic_write_u64(&dfl_shared->worker, dfl_worker_number);
+	/* After it: who finds this set and that not looks at a worker that has ended, not at one that begins. */
+	pg_memory_barrier();
+	dfl_shared->last_worker = dfl_worker_number;
 	ereport(LOG, (errmsg("dflockd: worker %llu started, at most " INT64_FORMAT " sockets and %d locks",
 						 (unsigned long long) dfl_worker_number, socket_limit, dfl_max_locks)));
 }
@@ -282,7 +285,7 @@ announce(void)
 static void
 start(void)
 {
-	dfl_worker_number = ++dfl_shared->last_worker;
+	dfl_worker_number = dfl_shared->last_worker + 1;
 	choose_socket_limit();
 	if (dfl_fence_book_new(&fence_book) != DFL_OK)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));

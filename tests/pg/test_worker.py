@@ -265,3 +265,14 @@ def test_worker_is_seen(pg, session, watcher):
     expected = "DflockdWorkerMain" if pg.installation.major >= 17 else "Extension"
     assert row[:2] == ("Extension", expected)
     assert watcher.rows("SELECT state, since, round_trip_ms FROM dflock_servers")
+
+
+def test_the_first_statement_of_all_waits_for_the_worker(make_cluster, server):
+    """The worker may still be making its tables when sessions begin; that is not a worker that has ended."""
+    pg = make_cluster(server, dflockd__max_locks=1000000, shared_buffers="1MB")
+    for _ in range(10):
+        pg.shut_down()
+        pg.start()
+        session = pg.session()
+        assert session.value("SELECT dflock_acquire('k')")
+        session.close()
