@@ -65,6 +65,11 @@ def _hangs_under_asan(pg_config):
     return "libp11-kit" in subprocess.check_output(["ldd", server], text=True)
 
 
+def major(pg_config):
+    version = subprocess.run([str(pg_config), "--version"], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"(\d+)", version).group(1))
+
+
 def first_pg_config():
     return pg_configs()[0]
 
@@ -74,8 +79,7 @@ class Installation:
 
     def __init__(self, pg_config, directory, template=None):
         self.pg_config = str(pg_config)
-        version = subprocess.run([self.pg_config, "--version"], capture_output=True, text=True, check=True).stdout
-        self.major = int(re.search(r"(\d+)", version).group(1))
+        self.major = major(self.pg_config)
         self.directory = pathlib.Path(directory) / str(self.major)
         self.module = BUILD / f"pg-{self.major}"
         assert (self.module / "dflockd.so").exists(), f"no module for PostgreSQL {self.major}: make pg"

@@ -5,14 +5,13 @@ The first version (PG_CONFIG, else what is installed) runs everything, the other
 """
 
 import functools
-import os
 import pathlib
 import shutil
 import tempfile
 
 import pytest
 
-from pg.cluster import Cluster, Installation, pg_configs
+from pg.cluster import Cluster, Installation, major, pg_configs
 
 
 def pytest_configure(config):
@@ -24,11 +23,7 @@ def pytest_generate_tests(metafunc):
         return
     every = metafunc.definition.get_closest_marker("every_version") is not None
     chosen = pg_configs() if every else pg_configs()[:1]
-    metafunc.parametrize("installation", chosen, indirect=True, scope="session", ids=_name)
-
-
-def _name(pg_config):
-    return os.popen(f"{pg_config} --version").read().split()[1].split(".")[0]
+    metafunc.parametrize("installation", chosen, indirect=True, scope="session", ids=major)
 
 
 @pytest.fixture(scope="session")
