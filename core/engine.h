@@ -290,6 +290,8 @@ bool dfl_hold_valid(const struct dfl_hold *h, int64_t now_ms);
 int64_t dfl_hold_deadline(const struct dfl_hold *h);
 enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void *owner,
                                struct dfl_request **r);
+/* A renewal whose call has gone: the answer is the hold's, a refusal as much as a confirmation. */
+void dfl_hold_adopt_renewal(struct dfl_hold *h, struct dfl_request *r);
 void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s); /* a shorter one counts from now on */
 void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
                       const struct dfl_answer_line *answer);

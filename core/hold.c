@@ -327,6 +327,15 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
     return DFL_OK;
 }
 
+void dfl_hold_adopt_renewal(struct dfl_hold *h, struct dfl_request *r)
+{
+    forget_renewal(h);
+    r->owner = h;
+    r->done = renewal_done;
+    h->renewal = r;
+    schedule(h);
+}
+
 static void hold_due(struct dfl_timer *timer, struct dfl_now now)
 {
     struct dfl_hold *h = DFL_CONTAINER(timer, struct dfl_hold, timer);

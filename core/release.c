@@ -157,7 +157,7 @@ static void request_too_slow(struct dfl_call *call)
     if (dfl_call_last_step(call))
         return;
     dfl_call_no_answer(call);
-    leave_request(call);
+    call->give_up(call);
     dfl_call_end(call, call->error.status);
 }
 
@@ -316,6 +316,18 @@ static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a,
     }
 }
 
+static void leave_renewal(struct dfl_call *call)
+{
+    struct dfl_request *r = call->request;
+    struct dfl_hold *h = call->hold;
+
+    if (r && h && h->state == DFL_HELD) {
+        dfl_hold_adopt_renewal(h, r);
+        call->request = NULL;
+    }
+    leave_request(call);
+}
+
 static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, int64_t lease_s,
                                    void *user, struct dfl_call **out, struct dfl_error *err)
 {
@@ -327,7 +339,7 @@ static enum dfl_status start_renew(struct dfl_session *s, struct dfl_hold *h, in
     call->args.kind = h->kind;
     call->key = h->key;
     call->key->refs++;
-    call->give_up = leave_request;
+    call->give_up = leave_renewal;
     dfl_hold_set_call(h, call);
     if (lease_s > 0)
         dfl_hold_set_lease(h, lease_s);

@@ -102,6 +102,26 @@ def test_a_renewal_by_hand_may_change_the_lease(make_peer, make_engine):
     assert engine.is_held("k")
 
 
+@pytest.mark.parametrize("answer", ["ok 60", "error"])
+def test_a_renewal_whose_call_is_cancelled_still_tells_of_the_hold(make_peer, make_engine, answer):
+    """Nobody waits for the answer any more, but it says whether the hold stands, and how long."""
+    peer = make_peer(held(f"EXPECT n / k / {{t1}} 60\nWAIT cancelled\nSEND {answer}", lease=2),
+                     auto={"n": None, "r": "error"})
+    engine = make_engine(peer)
+    engine.ok("acquire", key="k", lease=2)
+    call = engine.start("renew", key="k", lease=60)
+    peer.reached("cancelled")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    assert engine.is_held("k")
+    peer.go("cancelled")
+    if answer == "error":
+        eventually(lambda: not engine.is_held("k"))
+        assert "refused the renewal" in engine.assert_held("k").text
+    else:
+        always(lambda: engine.is_held("k"), 2.5, every=0.05)
+
+
 # -------------------------------------------------------------------------------- deadlines
 
 
