@@ -198,6 +198,12 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why);
  * of key. */
 void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key,
                        const char *token);
+/* A release of it that nobody waits for; should its connection die first, it is orphaned. NULL: no
+ * memory. */
+struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
+                                         struct dfl_key *key, const char *token);
+/* From here on nobody waits for that release either. */
+void dfl_server_sees_to(struct dfl_server *server, struct dfl_request *release);
 /* Asks for a sign of life unless one is being asked for. */
 void dfl_server_ask(struct dfl_server *server);
 /* Watches: while a call is in server->watchers, a sign of life is asked for every keepalive; its
@@ -340,6 +346,7 @@ struct dfl_call {
     bool unproven;  /* the server is not known to know this request */
     bool all;       /* release_all: errors of single releases do not count */
     bool no_wait;
+    bool ours; /* release by token of a hold of this client, which is gone already */
     struct dfl_server_reply *replies;
     size_t reply_count;
 };

@@ -380,8 +380,7 @@ static void become_lost(struct dfl_hold *h)
 
 static void send_release(struct dfl_hold *h)
 {
-    struct dfl_request *r =
-        dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, NULL, NULL);
+    struct dfl_request *r = dfl_server_give_back(h->server, h->kind, h->key, h->token);
 
     if (r == NULL) {
         h->home->single_use = true; /* closing it does the same, later */

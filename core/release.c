@@ -126,6 +126,8 @@ static void token_done(struct dfl_request *r, const struct dfl_answer_line *a,
 
     call->request = NULL;
     if (error) {
+        if (call->ours)
+            dfl_server_orphan(call->server, call->args.kind, call->key, call->token);
         dfl_call_fail(call, error);
     } else if (a->kind == DFL_ANS_OK) {
         dfl_call_end(call, DFL_OK);
@@ -137,19 +139,21 @@ static void token_done(struct dfl_request *r, const struct dfl_answer_line *a,
     }
 }
 
-static void token_unheard(struct dfl_request *r, const struct dfl_answer_line *a,
-                          const struct dfl_error *error)
-{
-    (void)r;
-    (void)a;
-    (void)error;
-}
-
 static void leave_request(struct dfl_call *call)
 {
     if (call->request)
         dfl_conn_withdraw(call->request);
     call->request = NULL;
+}
+
+/* The hold is gone whatever becomes of the call, so its release stays sent. */
+static void leave_token(struct dfl_call *call)
+{
+    if (call->request && call->ours) {
+        dfl_server_sees_to(call->server, call->request);
+        call->request = NULL;
+    }
+    leave_request(call);
 }
 
 static void request_too_slow(struct dfl_call *call)
@@ -183,7 +187,7 @@ static void send_token_release(struct dfl_call *call)
         dfl_call_end(call, call->error.status);
         return;
     }
-    if (dfl_call_blocked(call, conn, send_token_release)) {
+    if (!call->ours && dfl_call_blocked(call, conn, send_token_release)) {
         dfl_conn_idle(conn);
         return;
     }
@@ -198,7 +202,7 @@ static void send_token_release(struct dfl_call *call)
     if (dfl_list_empty(&conn->holds))
         conn->taken = false; /* to the pool with the answer */
     if (call->no_wait) {
-        r->done = token_unheard;
+        dfl_server_sees_to(call->server, r);
         dfl_call_end(call, DFL_OK);
     } else {
         call->request = r;
@@ -237,7 +241,8 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
         memcpy(call->token, token, DFL_TOKEN_LEN);
         call->args.kind = kind;
         call->no_wait = !wait_answer && h; /* of an unknown token only the server can say true */
-        call->give_up = leave_request;
+        call->give_up = leave_token;
+        call->ours = h != NULL;
         call->server = h ? h->server : dfl_client_server_of(c, key, len);
         call->conn = h ? h->home : NULL;
         dfl_call_at(call, call->net_deadline_ms, request_too_slow);

@@ -23,13 +23,12 @@ static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *
     bool sem = dfl_command_is_sem(r->cmd);
 
     (void)error;
-    if (a && (a->kind == DFL_ANS_QUEUED || a->kind == DFL_ANS_ACQUIRED))
+    if (a && (a->kind == DFL_ANS_QUEUED || a->kind == DFL_ANS_ACQUIRED) && !DFL_PLANTED(18))
         r->conn->single_use = true; /* it stands in the queue; only closing leaves that */
     if (DFL_PLANTED(4) || a == NULL || r->key == NULL || a->token[0] == '\0' ||
         !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
         return;
-    back = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, sem ? DFL_SEMAPHORE : DFL_LOCK), r->key,
-                           a->token, drop_answer, NULL);
+    back = dfl_server_give_back(r->conn->server, sem ? DFL_SEMAPHORE : DFL_LOCK, r->key, a->token);
     if (back == NULL) {
         struct dfl_error why;
 

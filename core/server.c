@@ -45,13 +45,13 @@ void dfl_server_free(struct dfl_server *server)
 {
     struct dfl_client *c = server->client;
 
-    DFL_EACH(l, &server->orphans) {
-        dfl_link_remove(l);
-        dfl_request_free(DFL_CONTAINER(l, struct dfl_request, link));
-    }
     server->asked_ms = 0;
     while (!dfl_list_empty(&server->conns))
         dfl_conn_close(DFL_CONTAINER(server->conns.next, struct dfl_conn, by_server));
+    DFL_EACH(l, &server->orphans) { /* last: connections leave theirs here */
+        dfl_link_remove(l);
+        dfl_request_free(DFL_CONTAINER(l, struct dfl_request, link));
+    }
     dfl_timer_clear(&c->timers, &server->timer);
     dfl_timer_unroom(c);
     dfl_link_remove(&server->by_client);
@@ -169,6 +169,28 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why)
     dfl_client_log(c, DFL_LOG_WARNING, "lock server down: %s", why->text); /* names the address */
 }
 
+/* Unanswered, it goes out once more over the next connection. */
+static void given_back(struct dfl_request *r, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
+{
+    (void)a;
+    if (error)
+        dfl_server_orphan(r->owner, dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK, r->key,
+                          r->token);
+}
+
+struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
+                                         struct dfl_key *key, const char *token)
+{
+    return dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, given_back, server);
+}
+
+void dfl_server_sees_to(struct dfl_server *server, struct dfl_request *release)
+{
+    release->done = given_back;
+    release->owner = server;
+}
+
 void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key,
                        const char *token)
 {
@@ -176,7 +198,7 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
 
     if (token[0] == '\0' || server->client->shut)
         return;
-    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, NULL, NULL);
+    r = dfl_server_give_back(server, kind, key, token);
     if (r == NULL)
         return;
     if (server->control && server->control->state == DFL_CONN_READY) {

@@ -295,6 +295,28 @@ def test_tokens_of_a_lost_connection_are_released_over_the_next(make_peer, make_
     engine.fails("release", "not_held", key="a")
 
 
+def test_tokens_that_the_next_connection_does_not_take_go_over_the_one_after(make_peer, make_engine):
+    peer = make_peer("""
+        EXPECT l / a / 0
+        SEND ok {t1} 30
+        WAIT die
+        RESET
+        ACCEPT
+        EXPECT r / a / {t1}
+        RESET
+        ACCEPT
+        EXPECT r / a / {t1}
+        SEND error
+    """, auto={"l": "timeout"})
+    engine = make_engine(peer)
+    engine.ok("acquire", key="a")
+    peer.go("die")
+    eventually(lambda: not engine.is_held("a"))
+    for count in (1, 2):
+        eventually(lambda n=count: engine.run("acquire", key="b", timeout=0) and peer.count("r", "a") >= n)
+    peer.check()
+
+
 # --------------------------------------------------------------------------------- release
 
 
@@ -474,6 +496,37 @@ def test_another_sessions_token_is_lost_before_the_request_goes_out(make_peer, m
     peer.go("sent")
     assert engine.finish(call).status == "ok"
     peer.check()
+
+
+def test_another_sessions_token_goes_out_whatever_else_of_its_key_is_unanswered(make_peer, make_engine):
+    """Its hold is gone at once, so its release must not wait for a debt, nor be taken back by a cancel."""
+    peer = make_peer(held("EXPECT r / k / {t1}\nWAIT sent\nSEND ok"), auto={"e": None})
+    engine = make_engine(peer, sessions="a b")
+    engine.ok("acquire", "a", key="k")
+    place = engine.start("enqueue", "b", key="k")
+    peer.await_request("e", "k")
+    engine.cancel(place)
+    assert engine.finish(place).status == "canceled"
+    call = engine.start("release_token", "b", key="k", token=peer.value("t1"))
+    peer.reached("sent")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    peer.go("sent")
+    peer.check()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "told"])
+def test_another_sessions_token_that_was_not_heard_goes_out_again(make_peer, make_engine, how):
+    peer = make_peer(held("EXPECT r / k / {t1}\nWAIT sent\nRESET"), auto={"r": "ok", "l": "timeout"})
+    engine = make_engine(peer, sessions="a b")
+    engine.ok("acquire", "a", key="k")
+    call = engine.start("release_token", "b", key="k", token=peer.value("t1"))
+    peer.reached("sent")
+    if how == "cancelled":
+        engine.cancel(call)
+    peer.go("sent")
+    assert engine.finish(call).status == ("canceled" if how == "cancelled" else "broken")
+    eventually(lambda: engine.run("acquire", key="b", timeout=0) and peer.count("r", "k", peer.value("t1")) == 2)
 
 
 def test_a_transactions_hold_is_not_released_by_token(make_peer, make_engine):

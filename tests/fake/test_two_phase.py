@@ -313,6 +313,7 @@ def test_a_place_is_in_the_way_of_further_requests_for_its_key(make_peer, make_e
             answer = engine.fails(operation, "self", key="k", kind=kind, slots=3)
             assert answer.sqlstate == "55006"
             assert "dflock_" in answer.text and "wait" in answer.text and "cancel" in answer.text, answer.text
+    peer.check()
     assert [r.command for r in peer.requests if r.key == "k"] == ["e", "w"], "nothing was sent for those"
 
 
@@ -329,3 +330,18 @@ def test_a_wait_without_a_place_sends_nothing(make_peer, make_engine):
     engine = make_engine(peer)
     assert engine.fails("wait", "not_queued", key="k", timeout=5).sqlstate == "55000"
     assert peer.accepted == 0
+
+
+@pytest.mark.parametrize("answer", ["queued", "acquired {t1} 30"])
+def test_a_connection_on_which_a_given_up_enqueue_is_answered_is_closed(make_peer, make_engine, answer):
+    """Nobody wants that place any more, and closing is the one way out of a queue; a grant goes back first."""
+    back = "EXPECT r / k / {t1}\nSEND ok\n" if "{t1}" in answer else ""
+    peer = make_peer(f"EXPECT e / k / *\nWAIT late\nSEND {answer}\n{back}EOF")
+    engine = make_engine(peer, server_read_timeout=300)  # an idle connection stays for longer than the test
+    call = engine.start("enqueue", key="k", lease=30)
+    peer.reached("late")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    peer.go("late")
+    peer.check()
+    assert peer.count("w") == 0 and not engine.holds()
