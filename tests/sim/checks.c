@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LATE (100 * MS) /* what a host may be late by */
+#define ROUND_TRIP (30 * MS) /* of what is not late: the network both ways, and a host that takes its time */
 
 static int64_t deadline_published(const struct shadow *h)
 {
@@ -26,6 +26,8 @@ bool check_says_yes(const struct shadow *h)
         return false;
     now = client_now(h->client).ms;
     dfl_hold_info(h->hold, &info);
+    if (info.state != h->state || strcmp(info.token, h->token) != 0)
+        sim_fault("published", "client %d: %s is published as held, and is not", h->client->id, key_names[h->key]);
     if (info.deadline_ms < deadline_published(h))
         sim_fault("published", "client %d: %s is published with a deadline %lld ms too late", h->client->id,
                   key_names[h->key], (long long)(deadline_published(h) - info.deadline_ms));
@@ -34,45 +36,62 @@ bool check_says_yes(const struct shadow *h)
 
 /* ------------------------------------------------------------ a yes, and why */
 
+int64_t check_apart(const struct model_hold *h)
+{
+    return outage_so_far(&h->conn->away) + outage_so_far(&h->conn->client->stopped) + outage_so_far(&h->server->stopped);
+}
+
+/* No yes outlives the last sign of life by the read time-out: whatever happened at `since_us` came after that. */
+static void in_time(const struct shadow *h, int64_t since_us, const char *what)
+{
+    int64_t age = sim_now - since_us;
+
+    if (age >= profile.read_timeout_s * SECOND)
+        sim_fault("yes", "client %d says yes to %s %.3f s after %s", h->client->id, key_names[h->key], (double)age / 1e6, what);
+}
+
 static void allowed_process(const struct shadow *h)
 {
-    if (!profile.restarts && !profile.drains)
+    const struct server *s = h->model->server;
+
+    if (!profile.restarts)
         sim_fault("yes", "client %d says yes to %s, whose server has ended though none does here", h->client->id,
                   key_names[h->key]);
+    in_time(h, s->ended ? s->ended_us : h->model->ended_us, "its server ended");
     counters.allowed_process++;
 }
 
+/* Until the next renewal is refused; what the network keeps back after the release comes on top, to the end of the lease at most. */
 static void allowed_release(const struct shadow *h)
 {
     const struct model_hold *m = h->model;
-    int64_t age = sim_now - m->ended_us, interval = (int64_t)((double)m->lease_ms * 1000 * profile.renew_ratio);
+    int64_t age = sim_now - m->ended_us, lease = m->lease_ms * 1000;
+    int64_t interval = (int64_t)((double)lease * profile.renew_ratio), apart = check_apart(m) - m->away_end_us;
 
     if (m->released_by == NULL || m->released_by->client == h->client)
         sim_fault("yes", "client %d says yes to %s, which it has released itself", h->client->id, key_names[h->key]);
     if (!profile.foreign_release)
         sim_fault("yes", "client %d says yes to %s, which somebody has released though nobody does here", h->client->id,
                   key_names[h->key]);
-    if (h->client->disturbed_us >= m->ended_us - (int64_t)m->lease_ms * 1000)
-        interval = (int64_t)m->lease_ms * 1000;
-    if (age > interval + interval / 50 + LATE)
+    if (age > interval + interval / 100 + apart + ROUND_TRIP || age > lease)
         sim_fault("yes", "client %d says yes to %s %.3f s after it was released by token", h->client->id, key_names[h->key],
                   (double)age / 1e6);
-    counters.allowed_release++;
+    if (age > interval)
+        counters.allowed_late_release++;
+    else
+        counters.allowed_release++;
 }
 
 static void allowed_cut(const struct shadow *h)
 {
     const struct model_hold *m = h->model;
-    int64_t cut = m->conn->cut_us, age = sim_now - cut;
 
-    if (cut == 0)
+    if (m->conn->cut_us == 0)
         sim_fault("yes", "client %d says yes to %s, whose connection #%d the server has closed", h->client->id,
                   key_names[h->key], m->conn->id);
     if (!profile.cuts)
         sim_fault("yes", "client %d says yes to %s after a cut though nothing is cut here", h->client->id, key_names[h->key]);
-    if (age > profile.read_timeout_s * SECOND * 102 / 100)
-        sim_fault("yes", "client %d says yes to %s %.3f s after its connection was cut", h->client->id, key_names[h->key],
-                  (double)age / 1e6);
+    in_time(h, m->conn->cut_us, "its connection was cut");
     counters.allowed_cut++;
 }
 
@@ -134,6 +153,8 @@ void check_new_hold(struct shadow *h)
         sim_fault("cancel", "client %d holds %s, which nobody asks for", h->client->id, key_names[h->key]);
     if (m == NULL)
         sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
+    if (u->doing != ACT_WAIT && m->asked_us < u->began_us)
+        sim_fault("cancel", "client %d holds %s by a grant that was asked for before", h->client->id, key_names[h->key]);
     if (m->lease_ms != h->lease_s * 1000)
         sim_fault("hold", "client %d holds %s for %lld s, the server for %lld s", h->client->id, key_names[h->key],
                   (long long)h->lease_s, (long long)m->lease_ms / 1000);
@@ -149,6 +170,48 @@ void check_new_hold(struct shadow *h)
 
 /* ------------------------------------------------------------------ expiry */
 
+/* Somebody calls wait for what came up at h, and has for long enough. */
+static bool wanted(const struct model_hold *h)
+{
+    const struct client *c = h->conn->client;
+
+    for (int i = 0; i < c->user_count; i++) {
+        const struct user *u = &c->users[i];
+
+        if (u->doing == ACT_WAIT && u->call && !u->ended && u->place == h->conn && strstr(model_name(h), key_names[u->key]) &&
+            sim_now - u->began_us > 2 * ROUND_TRIP + check_apart(h) - h->away_set_us)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Without auto-release: its connection is over, which loses the hold for good; its token goes out over the client's next connection to
+ * that server, ahead of everything else, and there was none.
+ */
+static bool was_cut(const struct model_hold *h)
+{
+    const struct conn *home = h->conn;
+
+    if (h->server->auto_release || !(home->client_closed || home->cut_us || home->ended_us))
+        return false;
+    for (const struct conn *c = net_conns; c; c = c->next) {
+        if (home->client_closed && c->client == home->client && c->server == h->server && c->opened_us >= home->left_us &&
+            c->taken > 1)
+            return false;
+    }
+    return true;
+}
+
+/* Apart for more than what is left of a lease at its renewal; the clocks may differ by one per cent. */
+static bool was_apart(const struct model_hold *h)
+{
+    int64_t lease = h->lease_ms * 1000, spare = (int64_t)((double)lease * (1 - profile.renew_ratio)) - lease / 100 - 2 * ROUND_TRIP;
+    int64_t apart = check_apart(h) - h->away_set_us;
+
+    return apart > 0 && apart >= spare;
+}
+
 void check_expired(struct model_hold *h)
 {
     const struct client *c = h->conn->client;
@@ -159,12 +222,14 @@ void check_expired(struct model_hold *h)
     TRACE("server %d: the lease of %s of #%d is over", h->server->id, model_name(h), h->conn->id);
     if (c->dead)
         counters.expired_dead++;
-    else if (c->suspended || c->disturbed_us >= h->set_us - 10 * MS || h->server->draining)
+    else if (was_apart(h))
         counters.expired_late++;
-    else if (h->waited && !h->served)
+    else if (h->waited && !h->served && !wanted(h))
         counters.expired_unwanted++;
-    else if (h->conn->client_closed && !h->server->auto_release)
+    else if (h->conn->client_closed && !h->server->auto_release && !h->told)
         counters.expired_left++;
+    else if (was_cut(h))
+        counters.expired_cut++;
     else
         sim_fault("lease", "the lease of %s of client %d (#%d) ran out though nothing kept the client from renewing or releasing",
                   model_name(h), c->id, h->conn->id);
@@ -199,9 +264,27 @@ void check_order(const struct model_hold *h, const struct client *c)
 
 /* ------------------------------------------------------------------- calls */
 
+/* Its own clock has ended it, and one last try decides. */
+static bool tries_last(const struct user *u)
+{
+    int64_t busy = dfl_call_busy_since_ms(u->call), limit = u->timeout_ms;
+
+    return u->doing == ACT_ACQUIRE && limit != DFL_FOREVER && client_now(u->client).ms >= busy + limit;
+}
+
 static bool waits(const struct user *u)
 {
     return u->doing == ACT_WAIT || (u->doing == ACT_ACQUIRE && dfl_call_busy_since_ms(u->call) != 0);
+}
+
+/* Its grant is being confirmed, which is a network call of its own. */
+static bool confirming(const struct user *u)
+{
+    for (const struct shadow *h = u->client->shadows; h; h = h->next) {
+        if (h->user == u && h->key == u->key && h->kind == u->kind && h->state == DFL_CONFIRMING)
+            return true;
+    }
+    return false;
 }
 
 /* The latest moment at which the call may end, by the client's clock. */
@@ -214,12 +297,12 @@ static int64_t latest_end(const struct user *u)
             limit = u->lock_timeout_ms;
         if (limit == DFL_FOREVER)
             return INT64_MAX / 2;
-        end = (busy ? busy : u->began_ms) + limit + 100 + 2 * answer; /* the last try, a confirmation */
-    } else if (u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) {
-        end = u->began_ms + 2 * answer;
+        end = (busy ? busy : u->began_ms) + limit + 100 + answer; /* the last try, or the sign of life */
     } else {
         end = u->began_ms + answer;
     }
+    if (u->confirmed_ms >= u->began_ms && u->confirmed_ms + (waits(u) ? 2 : 1) * answer > end)
+        end = u->confirmed_ms + (waits(u) ? 2 : 1) * answer; /* refused, it may try for the last time */
     /* One that was stopped goes on with what has come meanwhile. */
     if (u->client->resumed_ms > u->began_ms && u->client->resumed_ms + 2 * answer > end)
         end = u->client->resumed_ms + 2 * answer;
@@ -242,47 +325,70 @@ static int64_t keepalive(void)
 
 static void check_pending(const struct user *u)
 {
-    int64_t now = client_now(u->client).ms, busy;
+    int64_t now = client_now(u->client).ms, busy; /* then, or when the server was last heard */
 
     if (now > latest_end(u) + 100)
         sim_fault("deadline", "client %d.%d: a call has not ended %lld ms after its deadline", u->client->id, u->id,
                   (long long)(now - latest_end(u)));
-    if (!waits(u))
+    if (confirming(u)) {
+        if (u->client->resumed_ms < u->confirmed_ms && now > u->confirmed_ms + profile.connect_timeout_ms + 100)
+            sim_fault("deadline", "client %d.%d: a confirmation has not ended %lld ms after its deadline", u->client->id, u->id,
+                      (long long)(now - u->confirmed_ms - profile.connect_timeout_ms));
+        return;
+    }
+    if (!waits(u) || tries_last(u))
         return;
     busy = dfl_call_busy_since_ms(u->call);
     if (busy < u->client->resumed_ms)
         busy = u->client->resumed_ms;
     if (busy < u->began_ms)
         busy = u->began_ms;
-    if (proof_age(u) > keepalive() + 3 * profile.connect_timeout_ms + 500 &&
-        now - busy > keepalive() + 3 * profile.connect_timeout_ms + 500)
+    if (busy < u->client->heard_ms[u->address])
+        busy = u->client->heard_ms[u->address];
+    if (now - busy > keepalive() + profile.connect_timeout_ms + 100)
         sim_fault("silence", "client %d.%d waits on though its server has been silent for %.1f s", u->client->id, u->id,
-                  (double)proof_age(u) / 1000);
+                  (double)(now - busy) / 1000);
+}
+
+/* A grant is on its way to the place. */
+static bool coming(const struct conn *c, const char *key)
+{
+    return c->last_at[TO_CLIENT] + ROUND_TRIP > sim_now || model_has_place(c->server->model, c, key);
+}
+
+/* "Not yet" promises a place: its connection is open, and the server has it unless the client cannot know better. */
+static void check_place(const struct user *u)
+{
+    const char *key = key_names[u->key];
+    const struct conn *c = net_conns; /* the newest first */
+
+    if (dfl_session_place(u->s, key, strlen(key), u->kind) == NULL)
+        sim_fault("place", "client %d.%d was told \"not yet\", and has no place", u->client->id, u->id);
+    for (bool open = false;; c = c->next) {
+        if (c == NULL && open)
+            sim_fault("place", "client %d.%d was told \"not yet\", and the server has no place of it", u->client->id, u->id);
+        if (c == NULL)
+            sim_fault("place", "client %d.%d was told \"not yet\", and the connection of its place is closed", u->client->id, u->id);
+        if (c->client != u->client || !c->placed[u->key] || c->client_closed)
+            continue;
+        open = true;
+        if (c->cut_us || c->server->ended || coming(c, key))
+            return;
+    }
 }
 
 static void check_busy(struct user *u)
 {
     counters.busy++;
-    if (proof_age(u) > keepalive() + 3000 + 100 && u->client->proof_ms[u->address] < u->began_ms + u->timeout_ms)
-        sim_fault("proof", "client %d.%d says busy, and the server's last sign of life is %.1f s old", u->client->id, u->id,
-                  (double)proof_age(u) / 1000);
+    if (u->doing == ACT_ACQUIRE && !u->said_busy)
+        sim_fault("proof", "client %d.%d says busy, and the server has not", u->client->id, u->id);
     if (u->doing != ACT_WAIT)
         return;
+    if (proof_age(u) > keepalive() + 3000 && u->client->proof_ms[u->address] < u->began_ms + u->timeout_ms)
+        sim_fault("proof", "client %d.%d says \"not yet\", and the server's last sign of life is %.1f s old", u->client->id,
+                  u->id, (double)proof_age(u) / 1000);
     counters.waits_kept++;
-    if (dfl_session_place(u->s, key_names[u->key], strlen(key_names[u->key]), u->kind) == NULL)
-        sim_fault("place", "client %d.%d was told \"not yet\", and has no place", u->client->id, u->id);
-    if (u->client->disturbed_us >= sim_now - 60 * SECOND)
-        return;
-    for (struct conn *c = net_conns; c; c = c->next) {
-        if (c->client == u->client && c->server && !c->server->ended &&
-            model_has_place(c->server->model, c, key_names[u->key]))
-            return;
-    }
-    for (struct server *s = all_servers; s; s = s->next) {
-        if (s->ended || s->draining)
-            return;
-    }
-    sim_fault("place", "client %d.%d was told \"not yet\", and the server has no place of it", u->client->id, u->id);
+    check_place(u);
 }
 
 void check_call(struct user *u, enum dfl_status status)
@@ -343,7 +449,35 @@ void check_asked(struct user *u, int key)
     if ((status == DFL_OK && !held) || (status == DFL_NOT_HELD && held) || (status != DFL_OK && status != DFL_LOST && status != DFL_NOT_HELD))
         sim_fault("yes", "client %d.%d: is_held says %d to %s, assert_held says %s", c->id, u->id, held, name,
                   dfl_status_info(status)->name);
-    client_touched(c);
+    client_asked(c);
+}
+
+/* What is_held of the engine itself goes by, in whatever process, whether it ran or not; nothing is read on the way. */
+static void check_published(const struct shadow *h)
+{
+    struct dfl_hold_info info;
+
+    dfl_hold_info(h->hold, &info);
+    if (info.state == DFL_HELD && h->state != DFL_HELD)
+        sim_fault("published", "client %d: %s is held, and published as %s", h->client->id, key_names[h->key],
+                  dfl_state_name(h->state));
+}
+
+static void ask_everybody(struct client *c)
+{
+    unsigned asked[USERS] = {0};
+
+    for (const struct shadow *h = c->shadows, *next; h; h = next) {
+        struct user *u = h->user;
+
+        next = h->next;
+        if (u == NULL || u->s == NULL || (asked[u->id - 1] & 1u << h->key))
+            continue;
+        asked[u->id - 1] |= 1u << h->key;
+        check_asked(u, h->key);
+        counters.asked++;
+        next = c->shadows; /* what was read may have ended any of them */
+    }
 }
 
 void check_all(void)
@@ -351,7 +485,10 @@ void check_all(void)
     for (struct client *c = all_clients; c; c = c->next) {
         if (c->dead)
             continue;
+        if (profile.asking && !c->suspended)
+            ask_everybody(c);
         for (struct shadow *h = c->shadows; h; h = h->next) {
+            check_published(h);
             if (h->state == DFL_HELD && check_says_yes(h))
                 judge_yes(h);
         }

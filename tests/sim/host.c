@@ -25,12 +25,6 @@ struct dfl_now client_now(const struct client *c)
     return clock_now(&c->clock, c->wall_skew_ms);
 }
 
-void client_disturbed(struct client *c, int64_t until)
-{
-    if (until > c->disturbed_us)
-        c->disturbed_us = until;
-}
-
 int client_address(const struct client *c, int key)
 {
     return (int)dfl_shard(key_names[key], strlen(key_names[key]), (size_t)c->list_length) + c->list_start;
@@ -139,6 +133,8 @@ static void on_hold_changed(void *ctx, struct dfl_hold *hold)
     if (h->state == DFL_HELD && info.state == DFL_RELEASING && h->model)
         h->model->given_back_us = sim_now;
     h->user = info.session ? dfl_session_user(info.session) : NULL;
+    if (info.state == DFL_CONFIRMING && h->state != info.state && h->user)
+        h->user->confirmed_ms = client_now(c).ms;
     h->client = c;
     h->state = info.state;
     h->link = info.link;
@@ -289,15 +285,14 @@ void client_notify(struct client *c)
         pump_at(c, sim_now + latency(c));
 }
 
-void client_touched(struct client *c)
+/* At its next time, or when something can be read, unless it comes earlier anyhow. */
+void client_asked(struct client *c)
 {
     int64_t next, at;
 
     if (c->dead || c->suspended)
         return;
     next = dfl_client_next_ms(c->c);
-    c->pump_at = INT64_MAX;
-    c->pump_number++;
     if (next != INT64_MAX) {
         at = clock_when(&c->clock, next);
         pump_at(c, at > sim_now ? at : sim_now + 1);
@@ -308,6 +303,13 @@ void client_touched(struct client *c)
             break;
         }
     }
+}
+
+void client_touched(struct client *c)
+{
+    c->pump_at = INT64_MAX;
+    c->pump_number++;
+    client_asked(c);
 }
 
 /* --------------------------------------------------------- birth and death */
@@ -348,7 +350,7 @@ struct client *client_start(bool worker)
 
     c->id = ++client_count;
     c->worker = worker;
-    c->clock = (struct sim_clock){rnd_range(1000, 1000000000), profile.calm ? 0 : rnd_range(-5000, 5000), 0};
+    c->clock = (struct sim_clock){rnd_range(1000, 1000000000), profile.calm ? 0 : rnd_range(-5000, 5000), 0, 0};
     c->wall_skew_ms = rnd_range(-3600000, 3600000);
     c->list_length = profile.servers;
     c->max_locks = profile.caps && rnd_chance(300) ? rnd_range(1, 4) : 1000;
@@ -483,7 +485,7 @@ void client_suspend(struct client *c, int64_t us)
     c->suspended = true;
     if (sim_now + us > c->resume_us)
         c->resume_us = sim_now + us;
-    client_disturbed(c, c->resume_us);
+    outage_add(&c->stopped, c->resume_us);
     sim_at(c->resume_us, resume, c, 0);
 }
 

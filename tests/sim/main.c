@@ -118,13 +118,14 @@ static void print_counters(double seconds)
            (unsigned long long)c->by_personality[V1_10], (unsigned long long)c->by_personality[V2],
            (unsigned long long)c->by_personality[V0_5]);
     printf("a yes was checked %llu times; allowed though the server had given up: (a) connection cut %llu, (b) released by "
-           "token %llu, (c) server process ended %llu\n",
+           "token %llu (and %llu while the renewal's answer was late), (c) server process ended %llu; is_held and assert_held were "
+           "called %llu times\n",
            (unsigned long long)c->yes_checks, (unsigned long long)c->allowed_cut, (unsigned long long)c->allowed_release,
-           (unsigned long long)c->allowed_process);
+           (unsigned long long)c->allowed_late_release, (unsigned long long)c->allowed_process, (unsigned long long)c->asked);
     printf("leases that ran out: client dead %llu, stopped or late %llu, nobody called wait %llu, waiting connection closed "
-           "without auto-release %llu\n",
+           "without auto-release %llu, connection cut without auto-release %llu\n",
            (unsigned long long)c->expired_dead, (unsigned long long)c->expired_late, (unsigned long long)c->expired_unwanted,
-           (unsigned long long)c->expired_left);
+           (unsigned long long)c->expired_left, (unsigned long long)c->expired_cut);
     printf("busy %llu (of them waits that kept their place %llu), cancelled %llu, errors %llu\n", (unsigned long long)c->busy,
            (unsigned long long)c->waits_kept, (unsigned long long)c->cancelled, (unsigned long long)c->errors);
 }

@@ -100,6 +100,13 @@ static void end_hold(struct model_hold *h, enum ending ending)
 {
     h->ending = ending;
     h->ended_us = sim_now;
+    h->away_end_us = check_apart(h);
+}
+
+static void set(struct model_hold *h)
+{
+    h->set_us = sim_now;
+    h->away_set_us = check_apart(h);
 }
 
 static struct model_hold *new_hold(struct model *m, struct model_key *k, struct conn *c, const char *token, int64_t lease_ms)
@@ -112,7 +119,8 @@ static struct model_hold *new_hold(struct model *m, struct model_key *k, struct 
     h->conn = c;
     h->lease_ms = lease_ms;
     h->expires_ms = now_of(m) + lease_ms;
-    h->set_us = sim_now;
+    set(h);
+    h->asked_us = c->asking_us;
     h->next = k->holds;
     k->holds = h;
     counters.grants++;
@@ -312,7 +320,7 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
             return WRONG("%s was given to a place, and has %d other holders", k->name, living(m, k, 0));
         h->ending = LIVES;
         h->expires_ms = now_of(m) + h->lease_ms;
-        h->set_us = sim_now;
+        set(h);
         return check_fence(m, k, token, h);
     }
     if (k->waiting == 0 && living(m, k, 0) == 0 && a->limit)
@@ -413,8 +421,29 @@ static const char *kept(struct model *m, struct conn *c, int64_t left_s)
         return WRONG("renewed for %lld s instead of %lld", (long long)left_s, (long long)a->lease_s);
     h->lease_ms = a->lease_s * 1000;
     h->expires_ms = now_of(m) + h->lease_ms;
-    h->set_us = sim_now;
+    set(h);
+    if (living(m, a->key, 0) > a->key->limit)
+        return WRONG("%s was renewed after its lease, and others hold it", a->key->name);
     return NULL;
+}
+
+/* Whose it is, unless several ask. */
+static void note_place(struct conn *c)
+{
+    struct user *asker = NULL;
+
+    for (int i = 0; i < c->client->user_count; i++) {
+        struct user *u = &c->client->users[i];
+
+        if (u->doing != ACT_ENQUEUE || !u->call || u->ended || u->began_us > c->asking_us ||
+            !strstr(c->judged->key->name, key_names[u->key]))
+            continue;
+        if (asker)
+            return;
+        asker = u;
+    }
+    if (asker)
+        asker->place = c;
 }
 
 const char *model_answer(struct model *m, struct conn *c, const char *line, size_t len)
@@ -434,6 +463,9 @@ const char *model_answer(struct model *m, struct conn *c, const char *line, size
         if (a->verb != 'e' || a->key->waiting == QUEUE_MAX)
             return WRONG("`queued` to %c", a->verb);
         a->key->queue[a->key->waiting++] = (struct waiter){c, false, a->lease_s * 1000};
+        note_place(c);
+        for (int i = 0; i < KEYS; i++)
+            c->placed[i] = c->placed[i] || strcmp(a->key->name + (strncmp(a->key->name, "s ", 2) == 0 ? 2 : 0), key_names[i]) == 0;
         return NULL;
     }
     if (count == 3)
@@ -506,7 +538,7 @@ const char *model_empty(struct model *m)
     return NULL;
 }
 
-bool model_has_place(struct model *m, struct conn *c, const char *key)
+bool model_has_place(struct model *m, const struct conn *c, const char *key)
 {
     for (struct model_key *k = m->keys; k; k = k->next) {
         if (strcmp(k->name + (strncmp(k->name, "s ", 2) == 0 ? 2 : 0), key) == 0 && (place_of(k, c) >= 0 || unasked(k, c)))

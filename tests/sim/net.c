@@ -4,6 +4,7 @@
  */
 #include "sim.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define USER_TIMEOUT (16 * SECOND)        /* unacknowledged bytes end the client's side */
@@ -72,8 +73,10 @@ static void send_chunk(struct conn *c, enum direction way, enum chunk_kind kind,
     if (when < c->last_at[way])
         when = c->last_at[way];
     c->last_at[way] = when;
-    if (when > sim_now + 50 * MS)
-        client_disturbed(c->client, when);
+    if (when > sim_now + 2 * MS) {
+        outage_add(&c->away, when);
+        outage_add(&c->client->away[c->address], when);
+    }
     sim_at(when, deliver, k, 0);
 }
 
@@ -135,7 +138,10 @@ static void to_server(struct conn *c, const struct chunk *k)
 
         if (a->silent)
             return;
-        send_chunk(c, TO_CLIENT, server_accept(c) ? CHUNK_ACCEPTED : CHUNK_REFUSED, NULL, 0);
+        /* Before anything that the server says or does. */
+        send_chunk(c, TO_CLIENT, a->listening ? CHUNK_ACCEPTED : CHUNK_REFUSED, NULL, 0);
+        if (a->listening)
+            server_accept(c);
         return;
     }
     if (c->server == NULL || c->server_error)
@@ -195,6 +201,27 @@ static enum dfl_io t_connect(struct dfl_transport *t, struct dfl_now now, int64_
     return c->state == CONN_UP ? DFL_IO_DONE : DFL_IO_AGAIN;
 }
 
+/* Who waits for that word, and which token the client knows from here on. */
+static void note_word(const struct conn *c, const struct asked *a)
+{
+    char word[40] = "", token[40] = "";
+    struct model_hold *h;
+
+    sscanf(c->line, "%39s %39s", word, token);
+    if (strcmp(word, "timeout") == 0 || strcmp(word, "error_max_waiters") == 0) {
+        for (int i = 0; i < c->client->user_count; i++) {
+            struct user *u = &c->client->users[i];
+
+            if (a->sent_us >= u->began_us && a->key_len == strlen(key_names[u->key]) &&
+                memcmp(a->key, key_names[u->key], a->key_len) == 0)
+                u->said_busy = true;
+        }
+    }
+    h = strlen(token) == 32 ? model_find(token) : NULL;
+    if (h)
+        h->told = true;
+}
+
 /* Which requests are answered now, for the checks of what "false" is based on. */
 static void note_read(struct conn *c, const char *at, size_t len)
 {
@@ -214,10 +241,12 @@ static void note_read(struct conn *c, const char *at, size_t len)
         if (c->asked_first == c->asked_end)
             continue; /* a read time-out speaks unasked */
         a = &c->asked[c->asked_first++ % 4096];
-        /* `timeout` is the server's word, however old. */
-        when = strcmp(c->line, "timeout") == 0 ? client_now(c->client).ms : a->blocks ? 0 : a->sent_ms;
-        if (when > *proof)
+        note_word(c, a);
+        when = a->blocks ? 0 : a->sent_ms; /* what has blocked may have been said long ago */
+        if (when > *proof) {
             *proof = when;
+            c->client->heard_ms[c->address] = client_now(c->client).ms;
+        }
     }
 }
 
@@ -265,12 +294,15 @@ static void note_written(struct conn *c, const char *at, size_t len)
         if (at[i] != '\n') {
             if (line == 0 && c->word_len < sizeof c->word)
                 c->word[c->word_len++] = at[i];
+            else if (line == 1 && a->key_len < sizeof a->key)
+                a->key[a->key_len++] = at[i];
             else if (line == 2 && c->arg_len++ == 0 && at[i] == '0')
                 a->blocks = false; /* a timeout of 0 */
             continue;
         }
         if (line == 0) {
             a->blocks = word_blocks(c);
+            a->key_len = 0;
             a->sent_ms = client_now(c->client).ms;
             a->sent_us = sim_now;
         }
@@ -348,6 +380,7 @@ static void end_client(struct conn *c, bool silently)
     if (c->client_closed)
         return;
     c->client_closed = true;
+    c->left_us = sim_now;
     if (c->server == NULL || c->client_error || silently)
         return;
     send_chunk(c, TO_SERVER, unread ? CHUNK_RESET : CHUNK_END, NULL, 0);
@@ -382,6 +415,7 @@ static enum dfl_status net_open(void *ctx, const struct dfl_endpoint *ep, struct
     c->client = ctx;
     c->address = ep->port - 7001;
     c->id = ++conn_count;
+    c->opened_us = sim_now;
     c->fd = 1000 + c->id;
     c->next = net_conns;
     net_conns = c;
@@ -442,12 +476,12 @@ static void noted(struct conn *c)
 {
     if (c->cut_us == 0)
         c->cut_us = sim_now;
-    client_disturbed(c->client, sim_now + 200 * SECOND);
 }
 
 void net_cut(struct conn *c, enum direction way)
 {
     noted(c);
+    outage_add(&c->away, FOR_EVER);
     c->cut[way] = true;
     TRACE("network: #%d cut on its way to the %s", c->id, way == TO_SERVER ? "server" : "client");
     sim_at(sim_now + USER_TIMEOUT + SECOND, user_timeout, c, 0);
@@ -473,7 +507,11 @@ void net_partition(struct client *client, int address, enum direction way, int64
 {
     TRACE("network: client %d and %s parted towards the %s until %.3f", client->id, addresses[address].text,
           way == TO_SERVER ? "server" : "client", (double)until / 1e6);
-    client_disturbed(client, until);
+    outage_add(&client->away[address], until);
+    for (struct conn *c = net_conns; c; c = c->next) {
+        if (c->client == client && c->address == address)
+            outage_add(&c->away, until);
+    }
     if (until > client->heal[address][way])
         client->heal[address][way] = until;
 }

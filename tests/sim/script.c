@@ -24,7 +24,7 @@ void script_profile(uint64_t seed)
     profile.cuts = !quiet && rnd_chance(500);
     profile.foreign_release = !quiet && rnd_chance(400);
     profile.restarts = !quiet && rnd_chance(500);
-    profile.drains = !quiet && rnd_chance(200);
+    profile.drains = profile.restarts && rnd_chance(400);
     profile.suspends = rnd_chance(500);
     profile.crashes = rnd_chance(400);
     profile.cancels = rnd_chance(600);
@@ -47,6 +47,7 @@ void script_profile(uint64_t seed)
         profile.list_changes = false;
     }
     profile.late = profile.late_per_mille > 0;
+    profile.asking = rnd_chance(250);
     TRACE("seed %llu: %s%s%s%s%s%s%s%s%s%sread timeout %lld s, connect timeout %lld ms, keepalive %lld ms, lease %lld s, renewal %.2f",
           (unsigned long long)seed, profile.calm ? "calm " : "", profile.cuts ? "cuts " : "",
           profile.foreign_release ? "releases " : "", profile.restarts ? "restarts " : "", profile.drains ? "drains " : "",
@@ -88,6 +89,7 @@ static void choose(struct user *u)
     u->lock_timeout_ms = rnd_chance(100) ? rnd_range(1, 5000) : 0;
     u->began_ms = client_now(u->client).ms;
     u->began_us = sim_now;
+    u->said_busy = false;
     u->bare = u->client->shadows == NULL;
     u->address = client_address(u->client, u->key);
 }

@@ -131,6 +131,7 @@ static void over(struct conn *c, bool silently)
     if (c->eof_told)
         return;
     c->eof_told = true;
+    c->ended_us = sim_now;
     TRACE("server %d sees the end of #%d", s->id, c->id);
     forget(c);
     model_closed(s->model, c);
@@ -156,26 +157,23 @@ void server_hang_up(struct conn *c)
     sim_at(sim_now, hang_up_later, c, 0);
 }
 
-bool server_accept(struct conn *c)
+void server_accept(struct conn *c)
 {
     struct server *s = addresses[c->address].listening;
 
-    if (s == NULL)
-        return false;
     c->server = s;
     c->active_ms = server_now(s).ms;
     if (s->max_connections && s->conn_count >= s->max_connections) {
         TRACE("server %d has no room for #%d", s->id, c->id);
         c->eof_told = true;
         net_server_close(c, false);
-        return true;
+        return;
     }
     c->next_of_server = s->conns;
     s->conns = c;
     s->conn_count++;
     c->peer = s->ops->open(s->impl, c);
     step(s);
-    return true;
 }
 
 /* Three whole lines, or false. */
@@ -205,7 +203,7 @@ static bool releases(const char *word, size_t len)
 /* Whoever asks for what his own side has released sees it released. */
 static void judge_order(struct conn *c)
 {
-    const struct model_hold *h = model_unseen_release(c->server->model, c, c->asked[c->taken++ % 4096].sent_us);
+    const struct model_hold *h = model_unseen_release(c->server->model, c, c->asking_us);
 
     if (h)
         check_order(h, c->client);
@@ -229,6 +227,7 @@ static void run_requests(struct conn *c)
         TRACE("server %d #%d -> %.*s %.*s %.*s", s->id, c->id, (int)len[0], line[0], (int)len[1], line[1], (int)len[2],
               line[2]);
         c->active_ms = server_now(s).ms;
+        c->asking_us = c->asked[c->taken++ % 4096].sent_us;
         judge(model_request(s->model, c, line, len), s, c);
         judge_order(c);
         s->ops->request(c->peer, line, len);
@@ -380,7 +379,7 @@ struct server *server_start(int address)
     s->personality = a->personality;
     s->traits = &traits_of[s->personality];
     s->ops = s->personality == BUNDLED ? &bundled_ops : &reference_ops;
-    s->clock = (struct sim_clock){rnd_range(1000, 100000000), profile.calm ? 0 : rnd_range(-5000, 5000), 0};
+    s->clock = (struct sim_clock){rnd_range(1000, 100000000), profile.calm ? 0 : rnd_range(-5000, 5000), 0, 0};
     s->wake_at = INT64_MAX;
     limits(s);
     s->auto_release = (profile.seed / 7 + (uint64_t)address) % 5 != 0;
@@ -407,6 +406,7 @@ void server_kill(struct server *s, bool silently)
         return;
     TRACE("server %d ends%s", s->id, silently ? ", and its host with it" : "");
     s->ended = true;
+    s->ended_us = sim_now;
     a->unclean = true;
     if (a->listening == s) {
         a->listening = NULL;
@@ -456,6 +456,7 @@ static void resume(void *arg, uint64_t n)
     if (!s->paused || sim_now < s->paused_us)
         return;
     s->paused = false;
+    clock_go_on(&s->clock);
     TRACE("server %d goes on", s->id);
     if (!s->ended)
         step(s);
@@ -466,11 +467,12 @@ void server_pause(struct server *s, int64_t us)
     if (s->ended)
         return;
     TRACE("server %d stops for %.3f s", s->id, (double)us / 1e6);
-    for (struct client *c = all_clients; c; c = c->next)
-        client_disturbed(c, sim_now + us);
     s->paused = true;
     if (sim_now + us > s->paused_us)
         s->paused_us = sim_now + us;
+    outage_add(&s->stopped, s->paused_us);
+    if (s->personality != BUNDLED && rnd_chance(300))
+        clock_stop(&s->clock); /* its machine sleeps, and its clock with it */
     sim_at(s->paused_us, resume, s, 0);
 }
 

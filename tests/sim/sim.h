@@ -51,10 +51,21 @@ struct sim_clock {
     int64_t base_ms;
     int64_t ppm;
     int64_t stopped_us; /* of true time it has not counted */
+    int64_t since_us;   /* it stands still since then; 0 = it runs */
 };
 int64_t clock_us(const struct sim_clock *c);
 struct dfl_now clock_now(const struct sim_clock *c, int64_t wall_skew_ms);
 int64_t clock_when(const struct sim_clock *c, int64_t ms); /* true time at which it shows ms */
+void clock_stop(struct sim_clock *c);
+void clock_go_on(struct sim_clock *c);
+
+/* For how long in all something was out of reach; what overlaps counts once. */
+struct outage {
+    int64_t total_us, until_us;
+};
+#define FOR_EVER (INT64_MAX / 4)
+void outage_add(struct outage *o, int64_t until); /* from now on */
+int64_t outage_so_far(const struct outage *o);
 
 /* What this schedule is like. */
 struct profile {
@@ -68,14 +79,16 @@ struct profile {
     int64_t read_timeout_s, connect_timeout_ms, keepalive_ms, default_lease_s;
     double renew_ratio;
     bool calm; /* nothing is late, nobody stops */
+    bool asking; /* is_held and assert_held of everybody after every step */
 };
 extern struct profile profile;
 
 /* What was seen, over all schedules. */
 struct counters {
     uint64_t schedules, events, grants, calls, yes_checks, holds_lost;
-    uint64_t allowed_cut, allowed_release, allowed_process;
-    uint64_t expired_dead, expired_late, expired_unwanted, expired_left;
+    uint64_t allowed_cut, allowed_release, allowed_late_release, allowed_process;
+    uint64_t asked;
+    uint64_t expired_dead, expired_late, expired_unwanted, expired_left, expired_cut;
     uint64_t busy, waits_kept, cancelled, errors, recovered;
     uint64_t by_personality[8];
 };
@@ -101,6 +114,8 @@ struct asked {
     int64_t sent_ms; /* client's clock */
     int64_t sent_us;
     bool blocks;
+    char key[12];   /* as far as it goes */
+    size_t key_len;
 };
 
 struct conn {
@@ -115,6 +130,11 @@ struct conn {
     int64_t last_at[2]; /* in order in each direction */
     bool cut[2];        /* whatever goes that way is lost */
     int64_t cut_us;     /* the first fault of the network on it; 0 = none */
+    struct outage away; /* what was late or lost on it */
+    int64_t asking_us;  /* when the request that is carried out was sent */
+    int64_t ended_us;   /* when the server has closed it */
+    bool placed[8];     /* it was told `queued`: by key */
+    int64_t opened_us, left_us; /* by the client */
     bool client_closed, client_eof, client_error;
     bool server_closed, server_eof, server_error;
     struct bytes to_client, to_server;
@@ -193,6 +213,8 @@ struct server { /* one process */
     int64_t gate_ms; /* nothing is granted before */
     int64_t lease_end_us; /* latest end of a lease, true time */
     bool ended, draining, paused;
+    int64_t ended_us;
+    struct outage stopped;
     int64_t paused_us; /* latest end of a pause */
     int64_t wake_at;   /* true time of the event that is set */
 };
@@ -217,7 +239,7 @@ void server_kill(struct server *s, bool silently);
 void server_drain(struct server *s);
 void server_pause(struct server *s, int64_t us);
 void server_arrived(struct conn *c);  /* bytes, or the end */
-bool server_accept(struct conn *c);
+void server_accept(struct conn *c);
 void server_free_all(void);
 struct dfl_now server_now(const struct server *s);
 /* For implementations: a line to a connection, without newline; whether its request still blocks; the end of it. */
@@ -246,6 +268,9 @@ struct model_hold {
     bool judged; /* its expiry has been looked at */
     bool served; /* some client has held it */
     int64_t given_back_us; /* its client has released it; 0 = not yet */
+    int64_t asked_us;      /* when the request was sent that it answers */
+    int64_t away_set_us, away_end_us; /* how long its client and server had been apart when it was set, and when it ended */
+    bool told;             /* its client has read its token */
 };
 
 struct model *model_new(struct server *s);
@@ -264,7 +289,7 @@ struct model_hold *model_find(const char *token); /* in any process */
 bool model_lives(const struct model_hold *h);
 const char *model_name(const struct model_hold *h); /* its key */
 int64_t model_limit(const struct model_hold *h);
-bool model_has_place(struct model *m, struct conn *c, const char *key);
+bool model_has_place(struct model *m, const struct conn *c, const char *key);
 
 /* ------------------------------------------------------------------- hosts */
 
@@ -302,6 +327,9 @@ struct user { /* a session of the SQL interface */
     int64_t timeout_ms, lock_timeout_ms, lease_s, slots;
     int64_t began_ms; /* client's clock */
     int64_t began_us;
+    int64_t confirmed_ms; /* when a grant for it began to be confirmed */
+    bool said_busy; /* the server has, to a request sent since */
+    struct conn *place; /* of its newest `queued`, where that is known */
     bool bare; /* its client had nothing at all then */
 };
 
@@ -336,7 +364,8 @@ struct client { /* a process */
     struct sim_clock clock;
     int64_t wall_skew_ms;
     bool dead, suspended;
-    int64_t disturbed_us; /* until when its messages or its own run were late */
+    struct outage stopped;
+    struct outage away[ADDRESSES]; /* what was late between it and a server */
     int64_t resumed_ms, resume_us;
     struct user users[USERS];
     int user_count;
@@ -348,7 +377,8 @@ struct client { /* a process */
     uint64_t pump_number;
     int64_t locks, sockets, max_locks, max_sockets;
     int64_t heal[ADDRESSES][2]; /* partitions: nothing arrives before */
-    int64_t proof_ms[ADDRESSES]; /* newest sign of life that has been read */
+    int64_t proof_ms[ADDRESSES]; /* newest sign of life that has been read: when it was asked for */
+    int64_t heard_ms[ADDRESSES]; /* and when it was read */
     int64_t refused_us[ADDRESSES]; /* newest plain `error` to a request for a lock */
     int list_start, list_length; /* servers in its list */
     struct dfl_net net;
@@ -364,8 +394,8 @@ void client_free(struct client *c);
 void client_crash(struct client *c, bool silently);
 void client_suspend(struct client *c, int64_t us);
 void client_notify(struct client *c); /* something has arrived */
-void client_disturbed(struct client *c, int64_t until);
 void client_touched(struct client *c); /* after each entry into the engine */
+void client_asked(struct client *c);   /* after one that is no more than a question */
 void client_reconfigure(struct client *c, int list_length);
 struct dfl_now client_now(const struct client *c);
 int client_address(const struct client *c, int key);
@@ -382,6 +412,7 @@ void check_order(const struct model_hold *h, const struct client *c); /* given b
 void check_harm(const struct conn *c, const char *word); /* the server closes on this word */
 void check_new_hold(struct shadow *h);         /* it has become held */
 void check_call(struct user *u, enum dfl_status status); /* it has ended */
+int64_t check_apart(const struct model_hold *h); /* how long its client and its server were out of each other's reach so far */
 void check_asked(struct user *u, int key); /* is_held and assert_held against what is published */
 
 /* ------------------------------------------------------------------ script */

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define ARENA ((size_t)64 << 20)
-#define TRACE_LINES 200 /* of the last events */
+#define TRACE_LINES 3000 /* of the last events */
 #define TRACE_WIDTH 220
 #define EVENTS_MAX 100000
 #define STEPS_MAX 400000 /* more is a loop that never ends */
@@ -179,7 +179,7 @@ void world_begin(uint64_t seed)
 
 int64_t clock_us(const struct sim_clock *c)
 {
-    int64_t t = sim_now - c->stopped_us;
+    int64_t t = (c->since_us ? c->since_us : sim_now) - c->stopped_us;
 
     return c->base_ms * 1000 + t + t * c->ppm / 1000000;
 }
@@ -198,6 +198,36 @@ int64_t clock_when(const struct sim_clock *c, int64_t ms)
     while (t + t * c->ppm / 1000000 < left)
         t++;
     return t + c->stopped_us;
+}
+
+void clock_stop(struct sim_clock *c)
+{
+    if (c->since_us == 0)
+        c->since_us = sim_now;
+}
+
+void clock_go_on(struct sim_clock *c)
+{
+    if (c->since_us)
+        c->stopped_us += sim_now - c->since_us;
+    c->since_us = 0;
+}
+
+/* ----------------------------------------------------------------- outages */
+
+void outage_add(struct outage *o, int64_t until)
+{
+    int64_t from = o->until_us > sim_now ? o->until_us : sim_now;
+
+    if (until <= from)
+        return;
+    o->total_us += until - from;
+    o->until_us = until;
+}
+
+int64_t outage_so_far(const struct outage *o)
+{
+    return o->total_us - (o->until_us > sim_now ? o->until_us - sim_now : 0);
 }
 
 /* ------------------------------------------------------------------- trace */
