@@ -169,14 +169,29 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why)
     dfl_client_log(c, DFL_LOG_WARNING, "lock server down: %s", why->text); /* names the address */
 }
 
-/* Unanswered, it goes out once more over the next connection. */
+static void send_again(const struct dfl_request *r)
+{
+    dfl_server_orphan(r->owner, dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK, r->key,
+                      r->token);
+}
+
+/* Unheard, it goes out once more over the next connection. A plain `error` may be the read
+ * time-out's, which closes. */
 static void given_back(struct dfl_request *r, const struct dfl_answer_line *a,
                        const struct dfl_error *error)
 {
+    if (error || dfl_is_plain_error(a))
+        send_again(r);
+}
+
+/* The second time `error` is what a token gets that nobody holds: believed, or it would go round
+ * for ever. */
+static void orphan_given_back(struct dfl_request *r, const struct dfl_answer_line *a,
+                              const struct dfl_error *error)
+{
     (void)a;
     if (error)
-        dfl_server_orphan(r->owner, dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK, r->key,
-                          r->token);
+        send_again(r);
 }
 
 struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
@@ -198,7 +213,8 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
 
     if (token[0] == '\0' || server->client->shut)
         return;
-    r = dfl_server_give_back(server, kind, key, token);
+    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, orphan_given_back,
+                        server);
     if (r == NULL)
         return;
     if (server->control && server->control->state == DFL_CONN_READY) {

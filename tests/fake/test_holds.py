@@ -529,6 +529,15 @@ def test_another_sessions_token_that_was_not_heard_goes_out_again(make_peer, mak
     eventually(lambda: engine.run("acquire", key="b", timeout=0) and peer.count("r", "k", peer.value("t1")) == 2)
 
 
+def test_another_sessions_token_answered_by_the_read_timeout_goes_out_again(make_peer, make_engine):
+    """A plain `error` and a close may be the end of a connection that was silent too long: nothing was released."""
+    peer = make_peer(held("EXPECT r / k / {t1}\nSEND error\nCLOSE"), auto={"r": "ok", "l": "timeout"})
+    engine = make_engine(peer, sessions="a b")
+    engine.ok("acquire", "a", key="k")
+    engine.fails("release_token", "not_held", "b", key="k", token=peer.value("t1"))
+    eventually(lambda: engine.run("acquire", key="b", timeout=0) and peer.count("r", "k", peer.value("t1")) == 2)
+
+
 def test_a_transactions_hold_is_not_released_by_token(make_peer, make_engine):
     peer = make_peer(held())
     engine = make_engine(peer, sessions="a b")
