@@ -29,6 +29,7 @@ struct own_slot
 	struct dfl_call *call;		/* being worked at */
 	uint64		number;			/* of its request */
 	bool		was_held;		/* wait: there was nothing to wait for */
+	bool		listed;			/* among those of this round */
 	bool		taken;			/* a request that this round will start */
 	bool		done;			/* in the list of finished ones */
 	bool		streaming;
@@ -54,7 +55,7 @@ dfl_slots_init(void)
 	uint32		n = dfl_shared->slot_count;
 
 	own = MemoryContextAllocZero(TopMemoryContext, n * sizeof(*own));
-	rung = MemoryContextAlloc(TopMemoryContext, 2 * n * sizeof(*rung));
+	rung = MemoryContextAlloc(TopMemoryContext, n * sizeof(*rung));
 	late = MemoryContextAlloc(TopMemoryContext, n * sizeof(*late));
 	finished = MemoryContextAlloc(TopMemoryContext, n * sizeof(*finished));
 }
@@ -528,12 +529,11 @@ static const struct
 	[DFL_OP_NEXT] = {NULL, false},
 };
 
-/* Copies the request, then takes it. False: there is none, or it was given up meanwhile. */
+/* Copies the request that the word tells of, then takes it. False: there is none, or it was given up meanwhile. */
 static bool
-take_request(struct own_slot *o)
+take_request(struct own_slot *o, uint64 word)
 {
 	struct dfl_slot *slot = dfl_slot(index_of(o));
-	uint64		word = pg_atomic_read_u64(&slot->word);
 	struct dfl_slot_request copy;
 
 	if (DFL_WORD_STATE(word) != DFL_SLOT_REQUEST)
@@ -594,19 +594,23 @@ start(struct own_slot *o)
 		dfl_slots_call_done(NULL, call);
 }
 
-/* First step: what is over is given up, what is new is taken. */
+/*
+ * First step: what is over is given up, what is new is taken. By one reading of the word: the request after this one may
+ * come at any moment, and may not be taken before this one is given up.
+ */
 static void
 take(uint32 index)
 {
 	struct own_slot *o = &own[index];
 	uint64		word = pg_atomic_read_u64(&dfl_slot(index)->word);
 
+	o->listed = false;
 	/* While it is worked at, the word says so; anything else means that the backend went on without it. */
 	if (o->call != NULL && word != DFL_WORD(o->number, DFL_SLOT_TAKEN) && !DFL_PLANTED(21))
 		give_up(o);
 	if (DFL_WORD_STATE(word) == DFL_SLOT_CANCELED)
 		stream_end(o);
-	o->taken = take_request(o);
+	o->taken = take_request(o, word);
 }
 
 /* Last step: what was taken is started. */
@@ -630,9 +634,13 @@ serve(uint32 index)
 		start(o);
 }
 
+/* One look at each slot in a round, however often it was rung: a second one would forget what the first has taken. */
 static void
 note_rung(uint32 index)
 {
+	if (own[index].listed)
+		return;
+	own[index].listed = true;
 	rung[rung_count++] = index;
 }
 
@@ -647,8 +655,9 @@ note_late(uint32 index)
 bool
 dfl_slots_serve(void)
 {
-	rung_count = late_count;
-	memcpy(rung, late, late_count * sizeof(*late));
+	rung_count = 0;
+	for (uint32 i = 0; i < late_count; i++)
+		note_rung(late[i]);
 	late_count = 0;
 	dfl_slots_rung(note_rung);
 	for (uint32 i = 0; i < rung_count; i++)

@@ -185,6 +185,46 @@ def test_a_storm_of_cancels(pg, server, watcher):
     eventually(lambda: watcher.rows("SELECT * FROM dflock_locks") == [], what="no entry is left")
 
 
+# Gives up each request just when the worker comes to it, and asks the next one at once. A scalar expression is not
+# interrupted between its functions, so the cancel meets the wait.
+HASTY = """
+CREATE FUNCTION hasty(key text, seconds float8) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+    canceled int := 0;
+BEGIN
+    WHILE clock_timestamp() < until LOOP
+        BEGIN
+            PERFORM pg_cancel_backend(pg_backend_pid()) AND dflock_acquire(key, 0);
+            PERFORM dflock_release(key);
+        EXCEPTION WHEN query_canceled THEN
+            canceled := canceled + 1;
+        END;
+        ASSERT dflock_acquire(key, 20), 'not granted after a cancelled acquire';
+        BEGIN
+            PERFORM pg_cancel_backend(pg_backend_pid()) AND dflock_release(key);
+        EXCEPTION WHEN query_canceled THEN
+            canceled := canceled + 1;
+        END;
+        ASSERT NOT dflock_is_held(key), 'held after a cancelled release';
+        ASSERT dflock_acquire(key, 20), 'not granted after a cancelled release';
+        ASSERT dflock_release(key), 'not held by the worker';
+    END LOOP;
+    RETURN canceled;
+END $$"""
+
+
+@pytest.mark.every_version
+def test_the_next_request_follows_a_cancel_at_once(pg, server, watcher):
+    """A request that comes while the one before it is being given up is neither lost nor done half."""
+    watcher.run(HASTY)
+    hasty = [Background(pg.session(), "SELECT hasty(%s, 3)", f"h{i}") for i in range(6)]
+    for one in hasty:
+        ((canceled,),) = one.finish(patient(30))
+        assert canceled > 10
+    await_free(server)
+
+
 @pytest.mark.every_version
 def test_worker_is_asked_to_cancel(pg, session, server):
     """pg_cancel_backend on the worker: a line in the log, nothing lost."""
