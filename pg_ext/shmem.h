@@ -57,7 +57,6 @@ struct dfl_slot_request
 
 struct dfl_slot_result
 {
-	struct dfl_error error;		/* status, and text for every status but DFL_OK */
 	bool		yes;			/* cancel: a place was left. wait: the place is gone for good */
 	bool		more;			/* a large result goes on: ask DFL_OP_NEXT */
 	enum dfl_state state;		/* of the hold, below */
@@ -68,6 +67,8 @@ struct dfl_slot_result
 	int64		seconds;
 	char		token[DFL_TOKEN_LEN + 1];
 	uint32		chunk_len;
+	/* Last, because little of them is used: they are written and read to the ends of text and chunk only. */
+	struct dfl_error error;		/* status, and text for every status but DFL_OK */
 	char		chunk[DFL_CHUNK];
 };
 

@@ -96,12 +96,29 @@ dfl_slots_pending(void)
 
 /* ------------------------------------------------------------------- results */
 
+/* An empty result. Behind the end of its text and of its chunk, here none, there may lie anything: nobody looks there. */
+static void
+clear(struct dfl_slot_result *result)
+{
+	memset(result, 0, offsetof(struct dfl_slot_result, error));
+	result->error.status = DFL_OK;
+	result->error.text[0] = '\0';
+}
+
+/* The bytes of a result that mean something, its chunk not counted. */
+static size_t
+used(const struct dfl_slot_result *result)
+{
+	return offsetof(struct dfl_slot_result, error) + offsetof(struct dfl_error, text) +
+		strlen(result->error.text) + 1;
+}
+
 /*
- * Writes and hands out a result. False when the backend has given the request up: then nobody sees it. Only the holder
- * of (this request, TAKEN) may write.
+ * Writes and hands out a result; a chunk is in the slot already. False when the backend has given the request up: then
+ * nobody sees it. Only the holder of (this request, TAKEN) may write.
  */
 static bool
-hand_out(struct own_slot *o, const struct dfl_slot_result *result, size_t chunk_len)
+hand_out(struct own_slot *o, const struct dfl_slot_result *result)
 {
 	struct dfl_slot *slot = dfl_slot(index_of(o));
 	uint64		expected = DFL_WORD(o->number, DFL_SLOT_TAKEN);
@@ -109,7 +126,7 @@ hand_out(struct own_slot *o, const struct dfl_slot_result *result, size_t chunk_
 	if (pg_atomic_read_u64(&slot->word) != expected)
 		return false;
 	if (result != &slot->result)
-		memcpy(&slot->result, result, offsetof(struct dfl_slot_result, chunk) + chunk_len);
+		memcpy(&slot->result, result, used(result));
 	if (!pg_atomic_compare_exchange_u64(&slot->word, &expected, DFL_WORD(o->number, DFL_SLOT_DONE)))
 		return false;
 	SetLatch(compat_proc_latch(index_of(o)));
@@ -121,9 +138,9 @@ hand_out_error(struct own_slot *o, const struct dfl_error *err)
 {
 	struct dfl_slot_result result;
 
-	memset(&result, 0, offsetof(struct dfl_slot_result, chunk));
+	clear(&result);
 	result.error = *err;
-	hand_out(o, &result, 0);
+	hand_out(o, &result);
 }
 
 /* ------------------------------------------------------------- large results */
@@ -231,7 +248,7 @@ stream_next(struct own_slot *o)
 
 	if (pg_atomic_read_u64(&slot->word) != DFL_WORD(o->number, DFL_SLOT_TAKEN))
 		return;
-	memset(result, 0, offsetof(struct dfl_slot_result, chunk));
+	clear(result);
 	while (s->row < s->rows && n < DFL_CHUNK)
 	{
 		if (s->head == NULL && !(s->call ? load_answer(s) : load_server(s)))
@@ -245,7 +262,7 @@ stream_next(struct own_slot *o)
 	}
 	result->chunk_len = (uint32) n;
 	result->more = s->row < s->rows;
-	if (!hand_out(o, result, n) || !result->more)
+	if (!hand_out(o, result) || !result->more)
 		stream_end(o);
 }
 
@@ -277,7 +294,7 @@ fill_result(struct own_slot *o, struct dfl_slot_result *result)
 	enum dfl_status status = dfl_call_status(call);
 	struct dfl_slot_request *r = &o->request;
 
-	memset(result, 0, offsetof(struct dfl_slot_result, chunk));
+	clear(result);
 	if (status != DFL_OK)
 		result->error = *dfl_call_error(call);
 	result->error.status = status;
@@ -296,7 +313,7 @@ describe_hold(struct own_slot *o, struct dfl_slot_result *result)
 		return true;
 	if (hold != NULL && dfl_holds_describe(hold, result) && result->state != DFL_STATE_LOST)
 		return true;
-	memset(result, 0, offsetof(struct dfl_slot_result, chunk));
+	clear(result);
 	dfl_fail(&result->error, DFL_LOST, "the lock was lost before it could be used");
 	return false;
 }
@@ -319,7 +336,7 @@ publish(struct own_slot *o)
 	}
 	fill_result(o, &result);
 	described = describe_hold(o, &result);
-	seen = hand_out(o, &result, 0);
+	seen = hand_out(o, &result);
 	hold = result.error.status == DFL_OK || !described ? dfl_call_hold(call) : NULL;
 	if (hold != NULL && o->request.op <= DFL_OP_WAIT && (!seen || !described))
 		return_unseen(o, hold);
@@ -577,7 +594,7 @@ start(struct own_slot *o)
 	struct dfl_call *call = NULL;
 	enum dfl_status status;
 
-	memset(&result, 0, offsetof(struct dfl_slot_result, chunk));
+	clear(&result);
 	starting.request = o->number;
 	starting.pid = o->request.pid;
 	status = operations[o->request.op].start(o, &call, &result);
@@ -585,7 +602,7 @@ start(struct own_slot *o)
 	if (call == NULL)
 	{
 		result.error.status = status;
-		hand_out(o, &result, 0);
+		hand_out(o, &result);
 		return;
 	}
 	o->call = call;
