@@ -165,9 +165,12 @@ dfl_link(uint32 index)
 
 /* --------------------------------------------------------------------- wakes */
 
-void
-dfl_marks_ring(void)
+static bool marks_unheard;		/* this process has set marks since it last woke the worker */
+
+static void
+wake_worker(void)
 {
+	marks_unheard = false;
 	/* A number that has just become stale wakes some other process, which looks and sleeps on. */
 	if (pg_atomic_read_u64(&dfl_shared->worker) != 0)
 		SetLatch(compat_proc_latch(pg_atomic_read_u32(&dfl_shared->worker_index)));
@@ -177,7 +180,14 @@ void
 dfl_slot_ring(uint32 slot)
 {
 	pg_atomic_fetch_or_u64(&rung[slot / 64], UINT64CONST(1) << (slot % 64));
-	dfl_marks_ring();
+	wake_worker();
+}
+
+void
+dfl_marks_ring(void)
+{
+	if (marks_unheard)
+		wake_worker();
 }
 
 /* Takes the bits of one word and calls fn with the number of each. */
@@ -213,6 +223,7 @@ dfl_entry_mark(uint32 entry, uint64 hold)
 		return false;
 	pg_atomic_fetch_or_u64(&marked[word], UINT64CONST(1) << (entry % 64));
 	pg_atomic_fetch_or_u64(&marked_words[word / 64], UINT64CONST(1) << (word % 64));
+	marks_unheard = true;
 	return true;
 }
 

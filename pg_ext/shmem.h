@@ -185,7 +185,8 @@ extern void dfl_slots_rung(void (*fn) (uint32 slot));
 
 /*
  * Marks the hold for release; false when the entry is not that hold's any more. Never waits, allocates or fails: for
- * transaction callbacks. The worker wakes by dfl_slot_ring or dfl_marks_ring.
+ * transaction callbacks. The worker wakes by dfl_slot_ring, or by dfl_marks_ring, which does nothing when this process
+ * has marked nothing since.
  */
 extern bool dfl_entry_mark(uint32 entry, uint64 hold);
 extern void dfl_marks_ring(void);
