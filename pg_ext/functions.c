@@ -452,6 +452,13 @@ release(FunctionCallInfo fcinfo, enum dfl_kind kind)
 	r.kind = kind;
 	r.wait_answer = dfl_release_wait;
 	own = dfl_own_find(r.key, r.key_len, kind, DFL_SCOPE_SESSION);
+	if (own != NULL && !dfl_release_wait && dfl_own_check(own, NULL, 0) == DFL_OWN_HELD)
+	{
+		/* Nothing to wait for: as at the end of a transaction. */
+		dfl_own_give_back(own);
+		dfl_marks_ring();
+		PG_RETURN_BOOL(true);
+	}
 	if (own == NULL || !dfl_own_orphaned(own))
 		return return_released(&ask_giving_back(&r, own)->error);
 	dfl_fail(&err, DFL_NOT_HELD, "%s \"%s\" was lost before: the dflockd worker ended",

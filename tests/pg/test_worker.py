@@ -100,6 +100,27 @@ def test_stopped_past_the_lease(pg, session, server, watcher):
     assert waiter.value("SELECT dflock_is_held('w')") is False
 
 
+@pytest.mark.every_version
+def test_release_without_waiting_asks_nobody(pg, session, server, watcher):
+    """With release_wait off a session goes on at once, and who asks next finds the lock free."""
+    session.run("SET dflockd.release_wait = off")
+    assert session.value("SELECT dflock_acquire('k', 0) AND dflock_sem_acquire('s', 1, 0) AND dflock_acquire('again', 0)")
+    worker = pg.await_worker()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert session.value("SELECT dflock_release('k') AND dflock_sem_release('s') AND dflock_release('again')")
+        assert session.value("SELECT dflock_is_held('k') OR dflock_is_held('s')") is False
+        assert {state for state, in watcher.rows("SELECT state FROM dflock_locks")} == {"releasing"}
+        asking = Background(session, "SELECT dflock_acquire('again', 0)")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert asking.finish() == [(True,)]
+    assert watcher.value("SELECT dflock_acquire('k', 0) AND dflock_sem_acquire('s', 1, 0)")
+    # Nothing to give back is still told.
+    assert session.value("SELECT dflock_release('k')") is False
+    assert "is not held by this session" in session.notices[-1]
+
+
 def test_slot_is_used_again_while_the_old_grant_arrives(pg, server, make_proxy, watcher):
     """Sessions that leave in the middle of a request; the next one in their slot gets its own answers only."""
     proxy = make_proxy(server)
