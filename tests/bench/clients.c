@@ -8,17 +8,21 @@
  *   clients load PORT CLIENTS SECONDS lock|echo     pairs per second of CLIENTS sockets in one thread
  *   clients turns PORT TURNS PAUSE_MS LINED_UP_US   hand-over of one lock between two processes that both want it, each
  *                                                   keeping it for PAUSE_MS: from one's release to the other's grant
+ *   clients crowd PROCESSES SECONDS                 turns per second of processes that ask one other process for nothing,
+ *                                                   by pipes: what waking so many costs anybody on this machine
  *   clients hold PORT KEYS                          takes KEYS locks, prints how many it got, and keeps them until
  *                                                   its input ends
  *
  * Each prints one number: microseconds per pair (median of slices) or hand-over (median), per cent of a core, or pairs
- * per second.
+ * or turns per second.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -442,6 +446,91 @@ static int run_turns(char **argv)
     return 0;
 }
 
+/* ------------------------------------------------------------------- crowd */
+
+#define CROWD_MAX 2000
+#define CROWD_MEMORY (16 << 10) /* that each touches in a turn; a backend's statement touches more */
+
+struct crowd {
+    atomic_bool go, stop;
+    atomic_long turns;
+    int ask[2], answer[CROWD_MAX][2];
+    pid_t pid[CROWD_MAX];
+};
+
+/* Answers all that have asked, until it is killed. */
+static void crowd_hub(struct crowd *c)
+{
+    short asked[1024];
+    ssize_t n;
+
+    while ((n = read(c->ask[0], asked, sizeof asked)) > 0)
+        for (size_t i = 0; i < (size_t)n / sizeof asked[0]; i++)
+            if (write(c->answer[asked[i]][1], "", 1) != 1)
+                die("write");
+}
+
+static void crowd_member(struct crowd *c, short self)
+{
+    static volatile char memory[CROWD_MEMORY];
+    long turns = 0;
+    char answer;
+
+    while (!c->go)
+        usleep(1000);
+    for (; !c->stop; turns++) {
+        if (write(c->ask[1], &self, sizeof self) != sizeof self || read(c->answer[self][0], &answer, 1) != 1)
+            die("hub");
+        for (size_t i = 0; i < sizeof memory; i += 64)
+            memory[i]++;
+    }
+    c->turns += turns;
+}
+
+/* fork() with the child's part in it. */
+static pid_t crowd_fork(struct crowd *c, int self)
+{
+    pid_t pid = fork();
+
+    if (pid < 0)
+        die("fork");
+    if (pid > 0)
+        return pid;
+    if (self < 0)
+        crowd_hub(c);
+    else
+        crowd_member(c, (short)self);
+    _exit(0);
+}
+
+static int run_crowd(char **argv)
+{
+    int count = atoi(argv[2]), status;
+    struct crowd *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    double start;
+    pid_t hub;
+
+    if (c == MAP_FAILED || count < 1 || count > CROWD_MAX || pipe(c->ask) != 0)
+        die("setup");
+    for (int i = 0; i < count; i++)
+        if (pipe(c->answer[i]) != 0)
+            die("pipe");
+    hub = crowd_fork(c, -1);
+    for (int i = 0; i < count; i++)
+        c->pid[i] = crowd_fork(c, i);
+    start = now_us();
+    c->go = true;
+    usleep((useconds_t)(atof(argv[3]) * 1e6));
+    c->stop = true;
+    for (int i = 0; i < count; i++)
+        if (waitpid(c->pid[i], &status, 0) != c->pid[i] || status != 0)
+            die("a process failed");
+    printf("%.0f\n", (double)c->turns / ((now_us() - start) / 1e6));
+    kill(hub, SIGKILL);
+    waitpid(hub, &status, 0);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "hold") == 0)
@@ -456,6 +545,8 @@ int main(int argc, char **argv)
         return run_sqlite(argc, argv);
     if (argc == 6 && strcmp(argv[1], "idle") == 0)
         return run_idle(argv);
+    if (argc == 4 && strcmp(argv[1], "crowd") == 0)
+        return run_crowd(argv);
     if (argc == 6 && strcmp(argv[1], "turns") == 0)
         return run_turns(argv);
     if (argc == 6 && strcmp(argv[1], "load") == 0)

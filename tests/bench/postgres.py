@@ -216,19 +216,23 @@ def rate_of_crowd(gate, connections, seconds):
 
 def crowd(table, size, built):
     """One worker and very many active backends."""
-    with postgresql() as (started, installation):
-        for place in (ONE, ANY):
+    for place in (ONE, ANY):
+        with postgresql() as (started, installation):
             lock = Server(started, program=[built.server], wrapper=place.server)
             bench = Bench(started, installation, lock.address, place, {"max_connections": size.crowd + 20})
             bench.cluster.psql(BUSY)
             gate = bench.cluster.connect()
             everybody = [bench.cluster.connect() for _ in range(size.crowd)]
+            few, many = "50", str(size.crowd)
             of = in_turns(size.crowd_rounds, {
-                str(count): lambda count=count: rate_of_crowd(gate, everybody[:count], size.crowd_s)
-                for count in (50, size.crowd)})
-            table.add(f"PostgreSQL acquire + release, {size.crowd} active backends / 50, rate", place, ">= 1",
-                      ratios(of, str(size.crowd), "50"), medians(of, "pairs/s"))
-            bench.cluster.stop()
+                few: lambda: rate_of_crowd(gate, everybody[:50], size.crowd_s),
+                many: lambda: rate_of_crowd(gate, everybody, size.crowd_s),
+                "pipes " + few: lambda: place.number([built.clients, "crowd", few, size.crowd_s]),
+                "pipes " + many: lambda: place.number([built.clients, "crowd", many, size.crowd_s])})
+            table.add(f"PostgreSQL acquire + release, {many} active backends / {few}, rate", place, ">= 1",
+                      ratios(of, many, few), medians(of, "/s"))
+            table.add("the same of processes that wake each other by pipes and do nothing else", place, "",
+                      ratios(of, "pipes " + many, "pipes " + few))
 
 
 def builtin(table, size, built):
