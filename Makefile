@@ -298,10 +298,13 @@ JSON_READERS := $(patsubst %,$(OBJ)/sqlite_ext/%.o,answers server_locks snapshot
 .PHONY: fuzz-programs
 fuzz-programs: $(FUZZ)
 $(BUILD)/tests/fuzz/fuzz_stats: $(JSON_READERS)
+SCARCE := $(patsubst %,$(BUILD)/tests/fuzz/fuzz_%,engine session)
+$(SCARCE): $(OBJ)/tests/fuzz/memory.o
+$(SCARCE): WRAPPED := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=strdup
 $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer $(WRAPPED) -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
 
 .PHONY: lint proof coverage
 lint:  ## clang's warnings, clang-tidy, cppcheck

@@ -467,7 +467,7 @@ enum dfl_status dfl_hold_release(struct dfl_hold *h)
     struct dfl_request *r =
         dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, h->kind), h->key, h->token, released, h);
 
-    if (r == NULL)
+    if (r == NULL && !DFL_PLANTED(48))
         return DFL_NOMEM;
     dfl_timer_clear(&c->timers, &h->timer);
     forget_renewal(h);

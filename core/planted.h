@@ -4,7 +4,7 @@
  * constant false and nothing of them is compiled.
  *
  * 1 to 17 are the engine's and the lock table's (but 10 and 14), 20, 21, 23 the PostgreSQL host's,
- * 31 to 38 the server loop's, 41 to 47 one for each target of tests/fuzz.
+ * 31 to 38 the server loop's, 41 to 47 one for each target of tests/fuzz, 48 and 49 lack of memory.
  */
 #ifndef DFL_PLANTED_H
 #define DFL_PLANTED_H

@@ -4,6 +4,8 @@
  */
 #include "peer.h"
 
+#include "../core/planted.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +45,7 @@ bool outbuf_add(struct outbuf *o, const char *bytes, size_t n)
 {
     char *room = outbuf_room(o, n);
 
-    if (!room)
+    if (!room && !DFL_PLANTED(49))
         return false;
     memcpy(room, bytes, n);
     o->end += n;

@@ -1,19 +1,21 @@
 /*
  * fuzz_engine.c - the client engine on a network in memory: calls of two sessions, servers that
- * answer in order, out of order, in pieces, with any bytes or never, while time passes.
+ * answer in order, out of order, in pieces, with any bytes or never, while time passes and memory
+ * runs out.
  *
  * Judges what a host counts on: every request on the wire is one that a server understands; no
- * socket is watched after its end; held means a token and a deadline to come; time that stands still
- * comes to rest; with silent servers every call ends; and at the end nothing is left.
+ * socket is watched after its end; held means a token and a deadline to come; time that stands
+ * still comes to rest; with silent servers every call ends; and at the end nothing is left.
  */
 #include "input.h"
+#include "memory.h"
 
 #include <inttypes.h>
 
 #include "proto.h"
 #include "transport.h"
 
-#define LINKS 16  /* connections at a time */
+#define LINKS 16 /* connections at a time */
 #define CALLS 12
 #define SESSIONS 2
 #define KEYS 3
@@ -270,8 +272,9 @@ struct world {
 
 static void wake_link(struct world *w, struct link *l)
 {
-    if (l->used && l->watched && (l->in_len > 0 || l->ended || l->broken || l->refused ||
-                                  (l->open && (l->watched & DFL_WRITABLE))))
+    if (l->used && l->watched &&
+        (l->in_len > 0 || l->ended || l->broken || l->refused ||
+         (l->open && (l->watched & DFL_WRITABLE))))
         dfl_client_ready(w->client, l->tag, l->watched, now);
 }
 
@@ -512,7 +515,9 @@ static void new_session(struct world *w, size_t i)
                 w->calls[n] = NULL; /* the session frees them */
         dfl_session_end(w->sessions[i], now);
     }
-    REQUIRE(dfl_session_new(w->client, w, &w->sessions[i]) == DFL_OK);
+    for (size_t failed = memory_failed(); dfl_session_new(w->client, w, &w->sessions[i]) != DFL_OK;
+         failed++)
+        REQUIRE(memory_failed() > failed);
 }
 
 static void configure(struct world *w, uint8_t choice)
@@ -520,9 +525,14 @@ static void configure(struct world *w, uint8_t choice)
     static const char *const lists[] = {"one:1", "one:1,two:2", "two:2", "three:3,one:1,two:2"};
     struct dfl_error err;
 
-    REQUIRE(dfl_settings_set(&w->settings, "servers", lists[choice % 4], &err) == DFL_OK);
-    REQUIRE(dfl_client_configure(w->client, &w->settings, choice & 4 ? "token" : NULL, NULL, now,
-                                 &err) == DFL_OK);
+    for (size_t failed = memory_failed();
+         dfl_settings_set(&w->settings, "servers", lists[choice % 4], &err) != DFL_OK; failed++)
+        REQUIRE(err.status == DFL_NOMEM && memory_failed() > failed);
+    for (size_t failed = memory_failed();
+         dfl_client_configure(w->client, &w->settings, choice & 4 ? "token" : NULL, NULL, now,
+                              &err) != DFL_OK;
+         failed++)
+        REQUIRE(err.status == DFL_NOMEM && memory_failed() > failed);
 }
 
 static void look(struct world *w)
@@ -568,6 +578,8 @@ static void operate(struct world *w, struct input *in)
             configure(w, take_byte(in));
         else if (what / 16 == 3)
             dfl_session_each(w->sessions[0], give_one_back, NULL);
+        else if (what / 16 >= 4 && what / 16 < 12)
+            memory_runs_out(in);
         else
             check_session(w, w->sessions[what / 16 % SESSIONS]);
         break;
@@ -654,6 +666,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct world w = {0};
 
     bytes = &in;
+    memory_is_back();
     begin(&w, take_byte(&in));
     while (in.left > 0)
         operate(&w, &in);

@@ -1,11 +1,13 @@
 /*
  * fuzz_session.c - the bundled server without its sockets: several connections whose bytes come in
- * any order and any cuts, while time passes, connections end and the server drains.
+ * any order and any cuts, while time passes, connections end, the server drains and memory runs
+ * out.
  *
  * The first byte chooses the server's settings. Then operations: connection and kind in one byte,
  * what the kind needs behind it. The target moves bytes as the loop does, and no others.
  */
 #include "input.h"
+#include "memory.h"
 
 #include "proto.h"
 #include "server/session.h"
@@ -77,8 +79,14 @@ static void end_peer(struct world *w, size_t i)
 static void open_peer(struct world *w, size_t i)
 {
     end_peer(w, i);
+
+    size_t failed = memory_failed();
+
     w->peers[i] = w->protocol.open(w->protocol.ctx, w->now);
-    REQUIRE(w->peers[i] != NULL);
+    if (!w->peers[i]) {
+        REQUIRE(memory_failed() > failed);
+        return;
+    }
     w->peers[i]->conn = &w->peers[i];
     w->newlines[i] = w->answers[i] = 0;
     w->reads[i] = true;
@@ -117,7 +125,7 @@ static void feed(struct world *w, size_t i, struct input *in, size_t n)
 {
     struct peer *p = w->peers[i];
     char *at;
-    size_t room;
+    size_t room, failed = memory_failed();
 
     n = n < in->left ? n : in->left;
     if (!p || p->closing || n == 0 || (p->blocked && dfl_line_reader_left(&p->in) > 4096)) {
@@ -125,7 +133,12 @@ static void feed(struct world *w, size_t i, struct input *in, size_t n)
         in->left -= n;
         return;
     }
-    REQUIRE(dfl_line_reader_space(&p->in, n, &at, &room) == DFL_OK && room >= n);
+    if (dfl_line_reader_space(&p->in, n, &at, &room) != DFL_OK) {
+        REQUIRE(memory_failed() > failed);
+        end_peer(w, i);
+        return;
+    }
+    REQUIRE(room >= n);
     memcpy(at, in->at, n);
     for (size_t k = 0; k < n; k++)
         w->newlines[i] += in->at[k] == '\n';
@@ -174,6 +187,8 @@ static void operate(struct world *w, struct input *in)
     case 6:
         if (take_byte(in) == 'D')
             service_drain(w->service, w->now);
+        else
+            memory_runs_out(in);
         break;
     default:
         feed(w, i, in, 1 + (size_t)take_byte(in));
@@ -184,16 +199,15 @@ static void operate(struct world *w, struct input *in)
 static void begin(struct world *w, struct input *in, uint64_t *last)
 {
     uint8_t choice = take_byte(in);
-    struct service_config config = {
-        .table = {.max_locks = choice & 1 ? 3 : 1000,
-                  .max_waiters = choice & 2 ? 2 : 0,
-                  .gc_interval_ms = 5000,
-                  .gc_max_idle_ms = 60000,
-                  .auto_release = !(choice & 4),
-                  .secret = {1, 2},
-                  .mint = {last, mint_grant, mint_extend}},
-        .default_lease_s = 33,
-        .auth_token = choice & 8 ? "secret" : NULL};
+    struct service_config config = {.table = {.max_locks = choice & 1 ? 3 : 1000,
+                                              .max_waiters = choice & 2 ? 2 : 0,
+                                              .gc_interval_ms = 5000,
+                                              .gc_max_idle_ms = 60000,
+                                              .auto_release = !(choice & 4),
+                                              .secret = {1, 2},
+                                              .mint = {last, mint_grant, mint_extend}},
+                                    .default_lease_s = 33,
+                                    .auth_token = choice & 8 ? "secret" : NULL};
     struct dfl_error err;
 
     w->now = (struct dfl_now){.ms = 1000, .us = 1000000, .wall_ms = INT64_C(1780000000000)};
@@ -226,6 +240,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t last = 0;
     bool auto_release = size == 0 || !(data[0] & 4);
 
+    memory_is_back();
     begin(&w, &in, &last);
     while (in.left > 0)
         operate(&w, &in);
