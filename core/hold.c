@@ -507,14 +507,17 @@ void dfl_hold_give_back(struct dfl_hold *h, struct dfl_now now)
     struct dfl_client *c = client_of(h);
 
     dfl_enter(c, now);
-    if (dfl_hold_in_call(h) && h->state != DFL_RELEASING)
-        dfl_call_cancel(h->call, now);
-    else if (dfl_hold_is_place(h))
-        dfl_place_leave(h);
-    else if (h->state == DFL_HELD)
+    if (h->state == DFL_HELD) {
+        if (dfl_hold_in_call(h))
+            dfl_call_cancel(h->call, now); /* a renewal: that keeps the hold */
         (void)dfl_hold_release(h);
-    else if (h->state != DFL_RELEASING)
+    } else if (dfl_hold_in_call(h) && h->state != DFL_RELEASING) {
+        dfl_call_cancel(h->call, now); /* with all that it has come to */
+    } else if (dfl_hold_is_place(h)) {
+        dfl_place_leave(h);
+    } else if (h->state != DFL_RELEASING) {
         dfl_hold_free(h);
+    }
     dfl_leave(c);
 }
 

@@ -122,6 +122,20 @@ def test_a_renewal_whose_call_is_cancelled_still_tells_of_the_hold(make_peer, ma
         always(lambda: engine.is_held("k"), 2.5, every=0.05)
 
 
+def test_a_hold_is_given_back_while_a_call_renews_it(make_peer, make_engine):
+    peer = make_peer(held("EXPECT n / k / {t1} 60\nWAIT given\nSEND ok 60\nEXPECT r / k / {t1}\nSEND ok"))
+    engine = make_engine(peer)
+    engine.ok("acquire", key="k")
+    call = engine.start("renew", key="k", lease=60)
+    peer.reached("given")
+    assert engine.give("k")
+    assert engine.finish(call).status == "canceled"
+    assert not engine.is_held("k")
+    peer.go("given")
+    peer.check()
+    eventually(lambda: engine.holds() == [])
+
+
 # -------------------------------------------------------------------------------- deadlines
 
 
