@@ -326,6 +326,10 @@ dfl_ask(struct dfl_slot_request *request, const struct dfl_undo *undo)
 		submit(w, request);
 		wait_for_answer(w);
 		unwatch_client(w);
+		/* Also in here, because whoever writes to the log may be interrupted. */
+		pg_read_barrier();
+		if (w->logged && w->slot->result.error.status == DFL_OK)
+			log_wait(w, "acquired");
 	}
 	PG_CATCH();
 	{
@@ -333,9 +337,6 @@ dfl_ask(struct dfl_slot_request *request, const struct dfl_undo *undo)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	pg_read_barrier();
-	if (w->logged && w->slot->result.error.status == DFL_OK)
-		log_wait(w, "acquired");
 	return &dfl_slot(slot_index)->result;
 }
 

@@ -225,6 +225,26 @@ def test_the_next_request_follows_a_cancel_at_once(pg, server, watcher):
     await_free(server)
 
 
+def test_a_grant_is_given_back_when_its_line_in_the_log_is_interrupted(make_cluster, server):
+    """Whoever has waited long says so in the log, and a cancel that has come meanwhile is heard there first."""
+    pg = make_cluster(server, log_lock_waits="on", deadlock_timeout="100ms")
+    holder, other, watcher = pg.session(), pg.session(), pg.session()
+    assert holder.value("SELECT dflock_acquire('k')")
+    waiting = Background(other, "SELECT dflock_acquire('k', 60)")
+    eventually(lambda: f'process {other.pid} still waiting for dflockd lock "k"' in pg.log())
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        assert holder.value("SELECT dflock_release('k')")
+        eventually(lambda: watcher.rows("SELECT pid FROM dflock_locks WHERE state = 'held'") == [(other.pid,)])
+        watcher.run("SELECT pg_cancel_backend(%s)", other.pid)
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    assert waiting.failure().sqlstate == "57014"
+    assert other.value("SELECT dflock_is_held('k')") is False
+    await_free(server)
+    assert other.value("SELECT dflock_acquire('k', 5)")
+
+
 @pytest.mark.every_version
 def test_worker_is_asked_to_cancel(pg, session, server):
     """pg_cancel_backend on the worker: a line in the log, nothing lost."""
