@@ -49,6 +49,7 @@ static void go_on(struct dfl_call *call, struct dfl_conn *conn)
     h->token[0] = '\0';
     h->fence = -1;
     h->state = DFL_TRYING;
+    dfl_hold_changed(h);
     if (conn->role == DFL_ROLE_WAITING)
         call->conn = conn;
     if (call->busy_since_ms == 0 || call->final)

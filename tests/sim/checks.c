@@ -458,9 +458,9 @@ static void check_published(const struct shadow *h)
     struct dfl_hold_info info;
 
     dfl_hold_info(h->hold, &info);
-    if (info.state == DFL_HELD && h->state != DFL_HELD)
-        sim_fault("published", "client %d: %s is held, and published as %s", h->client->id, key_names[h->key],
-                  dfl_state_name(h->state));
+    if (info.state != h->state)
+        sim_fault("published", "client %d: %s is %s, and published as %s", h->client->id, key_names[h->key],
+                  dfl_state_name(info.state), dfl_state_name(h->state));
 }
 
 static void ask_everybody(struct client *c)

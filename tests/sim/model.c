@@ -291,6 +291,31 @@ static const char *check_fence(struct model *m, const struct model_key *k, const
     return NULL;
 }
 
+/* How many held it at a moment that is past. */
+static int lived(const struct model_key *k, int64_t now_ms, int64_t at_ms)
+{
+    int64_t at_us = sim_now - (now_ms - at_ms) * 1000;
+    int n = 0;
+
+    for (const struct model_hold *h = k->holds; h; h = h->next)
+        n += h->token[0] && h->expires_ms > at_ms && (h->ending == LIVES || h->ending == EXPIRED || h->ended_us > at_us);
+    return n;
+}
+
+/* Whoever is first and does not ask may have come up, and lapsed, between two lines on the wire. */
+static bool lapsed_unseen(struct model *m, struct model_key *k)
+{
+    struct model_hold *h;
+
+    if (k->queue[0].asking || lived(k, now_of(m), now_of(m) - k->queue[0].lease_ms) >= k->limit)
+        return false;
+    h = new_hold(m, k, k->queue[0].conn, "", 0);
+    h->waited = h->judged = true;
+    end_hold(h, EXPIRED);
+    leave(k, 0);
+    return true;
+}
+
 static const char *granted(struct model *m, struct conn *c, const char *token, int64_t lease_s)
 {
     struct model_asked *a = c->judged;
@@ -325,6 +350,8 @@ static const char *granted(struct model *m, struct conn *c, const char *token, i
     }
     if (k->waiting == 0 && living(m, k, 0) == 0 && a->limit)
         k->limit = a->limit; /* it may have been forgotten */
+    while (place > 0 && lapsed_unseen(m, k))
+        place--;
     if (place > 0 || (place < 0 && k->waiting > 0))
         return WRONG("%s was granted past the queue", k->name);
     if (place < 0 && a->verb == 'w')

@@ -109,7 +109,7 @@ static void broken_at_server(struct conn *c)
 
 static void to_client(struct conn *c, const struct chunk *k)
 {
-    if (c->client_closed || c->client->dead || c->client_error)
+    if (c->client_closed || c->client->dead || c->client_error || c->client_eof)
         return;
     switch (k->kind) {
     case CHUNK_ACCEPTED:
@@ -201,8 +201,30 @@ static enum dfl_io t_connect(struct dfl_transport *t, struct dfl_now now, int64_
     return c->state == CONN_UP ? DFL_IO_DONE : DFL_IO_AGAIN;
 }
 
+static bool asked_for(const struct conn *c, const struct asked *a)
+{
+    for (int i = 0; i < c->client->user_count; i++) {
+        const struct user *u = &c->client->users[i];
+
+        if (u->doing == ACT_ENQUEUE && u->call && !u->ended && a->sent_us >= u->began_us &&
+            a->key_len == strlen(key_names[u->key]) && memcmp(a->key, key_names[u->key], a->key_len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Closing is the one way out of a queue. */
+static void must_be_closed(void *arg, uint64_t n)
+{
+    const struct conn *c = arg;
+
+    (void)n;
+    if (!c->client_closed && !c->client->dead && !c->client->suspended)
+        sim_fault("cancel", "client %d keeps #%d, where it has a place that was given up", c->client->id, c->id);
+}
+
 /* Who waits for that word, and which token the client knows from here on. */
-static void note_word(const struct conn *c, const struct asked *a)
+static void note_word(struct conn *c, const struct asked *a)
 {
     char word[40] = "", token[40] = "";
     struct model_hold *h;
@@ -217,6 +239,8 @@ static void note_word(const struct conn *c, const struct asked *a)
                 u->said_busy = true;
         }
     }
+    if (strcmp(word, "queued") == 0 && !asked_for(c, a))
+        sim_at(sim_now + 30 * MS, must_be_closed, c, 0);
     h = strlen(token) == 32 ? model_find(token) : NULL;
     if (h)
         h->told = true;
@@ -488,11 +512,11 @@ void net_cut(struct conn *c, enum direction way)
     sim_at(sim_now + SERVER_KEEPALIVE, keepalive_failed, c, 0);
 }
 
-void net_half_close(struct conn *c)
+void net_half_close(struct conn *c, enum direction way)
 {
     noted(c);
-    TRACE("network: #%d half closed towards the server", c->id);
-    send_chunk(c, TO_SERVER, CHUNK_END, NULL, 0);
+    TRACE("network: #%d half closed towards the %s", c->id, way == TO_SERVER ? "server" : "client");
+    send_chunk(c, way, CHUNK_END, NULL, 0);
 }
 
 void net_reset(struct conn *c)

@@ -46,6 +46,12 @@ void script_profile(uint64_t seed)
         profile.late_per_mille = 0;
         profile.list_changes = false;
     }
+    profile.places = !profile.calm && rnd_chance(100);
+    if (profile.places) {
+        profile.late_per_mille = (int)rnd_range(50, 250);
+        profile.connect_timeout_ms = 10000;
+        profile.delay_max = rnd_range(2, 8) * SECOND;
+    }
     profile.late = profile.late_per_mille > 0;
     profile.asking = rnd_chance(250);
     TRACE("seed %llu: %s%s%s%s%s%s%s%s%s%sread timeout %lld s, connect timeout %lld ms, keepalive %lld ms, lease %lld s, renewal %.2f",
@@ -63,7 +69,7 @@ static int64_t some_lease(void)
 {
     static const int64_t leases[] = {0, 0, 1, 2, 3, 5, 10, 33, 60};
 
-    return leases[rnd_range(0, 8)];
+    return profile.places ? rnd_range(1, 2) : leases[rnd_range(0, 8)];
 }
 
 static int64_t some_timeout(void)
@@ -303,21 +309,26 @@ static void act(struct user *u, size_t i)
     client_touched(u->client);
 }
 
+static size_t act_of(enum action_kind kind)
+{
+    size_t i = 0;
+
+    while (acts[i].kind != kind)
+        i++;
+    return i;
+}
+
 void script_act(struct user *u)
 {
-    act(u, some_act());
+    act(u, profile.places && rnd_chance(400) ? act_of(ACT_ENQUEUE) : some_act());
 }
 
 void script_follow(struct user *u)
 {
-    size_t i = 0;
-
-    if (acts_left <= 0 || u->doing != ACT_ENQUEUE || !rnd_chance(300))
+    if (acts_left <= 0 || u->doing != ACT_ENQUEUE || !rnd_chance(profile.places ? 900 : 300))
         return;
-    while (acts[i].kind != ACT_WAIT)
-        i++;
     acts_left--;
-    act(u, i);
+    act(u, act_of(ACT_WAIT));
 }
 
 static void user_due(void *arg, uint64_t n)
@@ -403,7 +414,7 @@ static void cut(void)
         net_cut(c, TO_CLIENT);
         break;
     case 2:
-        net_half_close(c);
+        net_half_close(c, rnd_chance(700) ? TO_SERVER : TO_CLIENT);
         if (rnd_chance(500))
             net_cut(c, TO_CLIENT);
         break;
@@ -501,8 +512,12 @@ static void trouble(void *arg, uint64_t n)
 
 void script_begin(void)
 {
-    for (int i = 0; i < 3; i++)
-        server_start(i);
+    for (int i = 0; i < 3; i++) {
+        struct server *s = server_start(i);
+
+        if (profile.pauses && rnd_chance(100))
+            server_pause(s, rnd_range(5 * SECOND, 60 * SECOND)); /* one that is stopped from the beginning */
+    }
     for (int i = 0; i < profile.clients; i++)
         begin_users(client_start(rnd_chance(500)));
     acts_left = profile.actions;
@@ -549,10 +564,18 @@ static void nothing_left(void)
             sim_fault("left", "client %d has %lld holds and places left", c->id, (long long)c->locks);
         if (dfl_client_left_behind(c->c) && !c->worker)
             sim_fault("left", "client %d has requests left", c->id);
-        if (!c->worker && dfl_client_busy(c->c))
+        if (!c->worker && (dfl_client_busy(c->c) || dfl_client_next_ms(c->c) != INT64_MAX))
             sim_fault("left", "client %d has timers left", c->id);
-        if (c->sockets > c->list_length)
+        if (c->sockets > c->list_length) /* control connections, which the client keeps */
             sim_fault("left", "client %d has %lld connections left", c->id, (long long)c->sockets);
+    }
+}
+
+static void no_connection_left(void)
+{
+    for (const struct server *s = all_servers; s; s = s->next) {
+        if (!s->ended && s->conns)
+            sim_fault("left", "server %d, at the end: #%d is open", s->id, s->conns->id);
     }
 }
 
@@ -569,5 +592,8 @@ void script_settle(void)
     for (struct client *c = all_clients; c; c = c->next) {
         if (!c->dead)
             client_free(c);
+        c->dead = true;
     }
+    run_until(sim_now + 30 * SECOND);
+    no_connection_left();
 }

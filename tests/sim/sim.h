@@ -79,6 +79,7 @@ struct profile {
     int64_t read_timeout_s, connect_timeout_ms, keepalive_ms, default_lease_s;
     double renew_ratio;
     bool calm; /* nothing is late, nobody stops */
+    bool places; /* a crowd that enqueues for short leases, and whose `queued` is late */
     bool asking; /* is_held and assert_held of everybody after every step */
 };
 extern struct profile profile;
@@ -164,7 +165,7 @@ void net_to_client(struct conn *c, const char *bytes, size_t len);
 void net_server_close(struct conn *c, bool silently); /* the server's end; unread bytes make it a reset */
 void net_client_crash(struct conn *c, bool silently);
 void net_cut(struct conn *c, enum direction way);
-void net_half_close(struct conn *c); /* the server sees the end, the client does not */
+void net_half_close(struct conn *c, enum direction way); /* one side sees the end of the other's bytes */
 void net_reset(struct conn *c);      /* both ends, in their time; unread bytes are lost */
 void net_partition(struct client *client, int address, enum direction way, int64_t until);
 
