@@ -263,6 +263,8 @@ static void stand_in_line(struct dfl_call *call)
     }
     if (dfl_call_blocked(call, call->conn, stand_in_line)) {
         dfl_leave_conn(call); /* it may die before the debt is paid */
+        call->no_life = line_no_life;
+        dfl_server_watch(call->server, call); /* a debt may stay unpaid for long */
         return;
     }
     r = dfl_lock_request(call, DFL_CMD_LOCK, line_done);

@@ -287,6 +287,24 @@ def test_a_lost_hold_can_only_be_let_go(make_peer, make_engine):
     assert engine.assert_held("k").sqlstate == "55000"
 
 
+def test_an_error_of_the_read_timeout_does_not_make_the_other_holds_last(make_peer, make_engine):
+    """It is no sign that the server has heard the request which it seems to answer."""
+    peer = make_peer("""
+        EXPECT l / a / 0 30
+        SEND ok {t1} 30
+        EXPECT l / b / 0 30
+        SEND ok {t2} 30
+        EXPECT n / a / *
+        SEND error
+        HOLD
+    """)
+    engine = make_engine(peer, server_read_timeout=6, keepalive=2)
+    engine.ok("acquire", key="a", lease=30)
+    engine.ok("acquire", key="b", lease=30)
+    eventually(lambda: engine.hold("a").state == "lost")
+    assert engine.is_held("b") and not engine.is_held_later(4.5, "b"), "its time began before the renewal of a"
+
+
 def test_tokens_of_a_lost_connection_are_released_over_the_next(make_peer, make_engine):
     peer = make_peer("""
         EXPECT l / a / 0

@@ -187,20 +187,24 @@ static bool wanted(const struct model_hold *h)
 
 /*
  * Without auto-release: its connection is over, which loses the hold for good; its token goes out over the client's next connection to
- * that server, ahead of everything else, and there was none.
+ * that server, ahead of everything else, and there was none; or over one it has, which was cut off then.
  */
 static bool was_cut(const struct model_hold *h)
 {
     const struct conn *home = h->conn;
+    bool used = false;
 
     if (h->server->auto_release || !(home->client_closed || home->cut_us || home->ended_us))
         return false;
     for (const struct conn *c = net_conns; c; c = c->next) {
-        if (home->client_closed && c->client == home->client && c->server == h->server && c->opened_us >= home->left_us &&
-            c->taken > 1)
-            return false;
+        if (c == home || c->client != home->client || c->server != h->server)
+            continue;
+        if (c->opened_us < home->left_us && c->away.until_us > home->left_us)
+            return true; /* it was on its way over this one */
+        if (home->client_closed && c->opened_us >= home->left_us && c->taken > 1)
+            used = true;
     }
-    return true;
+    return !used;
 }
 
 /* Apart for more than what is left of a lease at its renewal; the clocks may differ by one per cent. */
