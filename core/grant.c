@@ -103,8 +103,7 @@ void dfl_give_up(struct dfl_call *call)
 
 static void send_back(struct dfl_call *call, const struct dfl_request *r, const char *token)
 {
-    struct dfl_request *back =
-        dfl_server_give_back(call->server, call->args.kind, r->key, token);
+    struct dfl_request *back = dfl_server_give_back(call->server, call->args.kind, r->key, token);
 
     if (back == NULL) {
         dfl_conn_close(r->conn);
