@@ -38,7 +38,7 @@ bool check_says_yes(const struct shadow *h)
 
 int64_t check_apart(const struct model_hold *h)
 {
-    return outage_so_far(&h->conn->away) + outage_so_far(&h->conn->client->stopped) + outage_so_far(&h->server->stopped);
+    return outage_so_far(&h->conn->away) + outage_so_far(&h->conn->client->stopped) + outage_so_far(&h->seen->server->stopped);
 }
 
 /* No yes outlives the last sign of life by the read time-out: whatever happened at `since_us` came after that. */
@@ -52,12 +52,12 @@ static void in_time(const struct shadow *h, int64_t since_us, const char *what)
 
 static void allowed_process(const struct shadow *h)
 {
-    const struct server *s = h->model->server;
+    const struct server *s = h->model->seen->server;
 
     if (!profile.restarts)
         sim_fault("yes", "client %d says yes to %s, whose server has ended though none does here", h->client->id,
                   key_names[h->key]);
-    in_time(h, s->ended ? s->ended_us : h->model->ended_us, "its server ended");
+    in_time(h, s->ended ? s->ended_us : h->model->seen->ended_us, "its server ended");
     counters.allowed_process++;
 }
 
@@ -65,10 +65,10 @@ static void allowed_process(const struct shadow *h)
 static void allowed_release(const struct shadow *h)
 {
     const struct model_hold *m = h->model;
-    int64_t age = sim_now - m->ended_us, lease = m->lease_ms * 1000;
-    int64_t interval = (int64_t)((double)lease * profile.renew_ratio), apart = check_apart(m) - m->away_end_us;
+    int64_t age = sim_now - m->seen->ended_us, lease = m->lease_ms * 1000;
+    int64_t interval = (int64_t)((double)lease * profile.renew_ratio), apart = check_apart(m) - m->seen->away_end_us;
 
-    if (m->released_by == NULL || m->released_by->client == h->client)
+    if (m->seen->released_by == NULL || m->seen->released_by->client == h->client)
         sim_fault("yes", "client %d says yes to %s, which it has released itself", h->client->id, key_names[h->key]);
     if (!profile.foreign_release)
         sim_fault("yes", "client %d says yes to %s, which somebody has released though nobody does here", h->client->id,
@@ -101,13 +101,13 @@ static void judge_yes(struct shadow *h)
 
     counters.yes_checks++;
     if (m == NULL || strcmp(m->token, h->token) != 0)
-        m = h->model = model_find(h->token);
+        m = h->model = judge_find(h->token);
     if (m == NULL)
         sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
-    m->served = true;
-    if (model_lives(m))
+    m->seen->served = true;
+    if (judge_lives(m))
         return;
-    if (m->server->ended || (m->server->draining && m->ending == CLOSED))
+    if (m->seen->server->ended || (m->seen->server->draining && m->ending == CLOSED))
         allowed_process(h);
     else if (m->ending == RELEASED)
         allowed_release(h);
@@ -124,9 +124,9 @@ static void judge_recovered(const struct shadow *h)
         for (struct shadow *other = c->shadows; other; other = other->next) {
             const struct model_hold *m = other->model;
 
-            if (other == h || c->dead || m == NULL || m->server == h->model->server ||
-                m->server->address != h->model->server->address || other->key != h->key ||
-                model_limit(m) != 1 || model_limit(h->model) != 1 || !check_says_yes(other) || m->ending != LIVES)
+            if (other == h || c->dead || m == NULL || m->seen->server == h->model->seen->server ||
+                m->seen->server->address != h->model->seen->server->address || other->key != h->key ||
+                m->seen->key->limit != 1 || h->model->seen->key->limit != 1 || !check_says_yes(other) || m->ending != LIVES)
                 continue;
             sim_fault("recovery", "client %d and client %d both say yes to %s, before and after a restart that remembers",
                       c->id, h->client->id, key_names[h->key]);
@@ -143,7 +143,7 @@ static bool surely_asked(void)
 void check_new_hold(struct shadow *h)
 {
     struct user *u = h->user;
-    struct model_hold *m = h->model = model_find(h->token);
+    struct model_hold *m = h->model = judge_find(h->token);
     bool asks = u && (u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE || u->doing == ACT_WAIT);
 
     TRACE("client %d holds %s until %.3f s of its clock from now", h->client->id, key_names[h->key],
@@ -153,18 +153,18 @@ void check_new_hold(struct shadow *h)
         sim_fault("cancel", "client %d holds %s, which nobody asks for", h->client->id, key_names[h->key]);
     if (m == NULL)
         sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
-    if (u->doing != ACT_WAIT && m->asked_us < u->began_us)
+    if (u->doing != ACT_WAIT && m->seen->asked_us < u->began_us)
         sim_fault("cancel", "client %d holds %s by a grant that was asked for before", h->client->id, key_names[h->key]);
     if (m->lease_ms != h->lease_s * 1000)
         sim_fault("hold", "client %d holds %s for %lld s, the server for %lld s", h->client->id, key_names[h->key],
                   (long long)h->lease_s, (long long)m->lease_ms / 1000);
     if (h->fence >= 0 && (uint64_t)h->fence != strtoull(strndupa(h->token, 16), NULL, 16))
         sim_fault("fence", "client %d has another fence of %s than its token", h->client->id, key_names[h->key]);
-    if (h->fence >= 0 && !m->server->traits->fences)
+    if (h->fence >= 0 && !m->seen->server->traits->fences)
         sim_fault("fence", "client %d has a fence of %s from a server without", h->client->id, key_names[h->key]);
-    if (h->fence < 0 && m->server->traits->fences && surely_asked() && addresses[m->server->address].processes == 1)
+    if (h->fence < 0 && m->seen->server->traits->fences && surely_asked() && addresses[m->seen->server->address].processes == 1)
         sim_fault("fence", "client %d has no fence of %s", h->client->id, key_names[h->key]);
-    if (m->server->state_file)
+    if (m->seen->server->state_file)
         judge_recovered(h);
 }
 
@@ -178,8 +178,8 @@ static bool wanted(const struct model_hold *h)
     for (int i = 0; i < c->user_count; i++) {
         const struct user *u = &c->users[i];
 
-        if (u->doing == ACT_WAIT && u->call && !u->ended && u->place == h->conn && strstr(model_name(h), key_names[u->key]) &&
-            sim_now - u->began_us > 2 * ROUND_TRIP + check_apart(h) - h->away_set_us)
+        if (u->doing == ACT_WAIT && u->call && !u->ended && u->place == h->conn && strstr(h->seen->key->name, key_names[u->key]) &&
+            sim_now - u->began_us > 2 * ROUND_TRIP + check_apart(h) - h->seen->away_set_us)
             return true;
     }
     return false;
@@ -194,10 +194,10 @@ static bool was_cut(const struct model_hold *h)
     const struct conn *home = h->conn;
     bool used = false;
 
-    if (h->server->auto_release || !(home->client_closed || home->cut_us || home->ended_us))
+    if (h->seen->server->auto_release || !(home->client_closed || home->cut_us || home->ended_us))
         return false;
     for (const struct conn *c = net_conns; c; c = c->next) {
-        if (c == home || c->client != home->client || c->server != h->server)
+        if (c == home || c->client != home->client || c->server != h->seen->server)
             continue;
         if (c->opened_us < home->left_us && c->away.until_us > home->left_us)
             return true; /* it was on its way over this one */
@@ -211,7 +211,7 @@ static bool was_cut(const struct model_hold *h)
 static bool was_apart(const struct model_hold *h)
 {
     int64_t lease = h->lease_ms * 1000, spare = (int64_t)((double)lease * (1 - profile.renew_ratio)) - lease / 100 - 2 * ROUND_TRIP;
-    int64_t apart = check_apart(h) - h->away_set_us;
+    int64_t apart = check_apart(h) - h->seen->away_set_us;
 
     return apart > 0 && apart >= spare;
 }
@@ -220,23 +220,23 @@ void check_expired(struct model_hold *h)
 {
     const struct client *c = h->conn->client;
 
-    if (h->judged)
+    if (h->seen->judged)
         return;
-    h->judged = true;
-    TRACE("server %d: the lease of %s of #%d is over", h->server->id, model_name(h), h->conn->id);
+    h->seen->judged = true;
+    TRACE("server %d: the lease of %s of #%d is over", h->seen->server->id, h->seen->key->name, h->conn->id);
     if (c->dead)
         counters.expired_dead++;
     else if (was_apart(h))
         counters.expired_late++;
-    else if (h->waited && !h->served && !wanted(h))
+    else if (h->seen->waited && !h->seen->served && !wanted(h))
         counters.expired_unwanted++;
-    else if (h->conn->client_closed && !h->server->auto_release && !h->told)
+    else if (h->conn->client_closed && !h->seen->server->auto_release && !h->seen->told)
         counters.expired_left++;
     else if (was_cut(h))
         counters.expired_cut++;
     else
         sim_fault("lease", "the lease of %s of client %d (#%d) ran out though nothing kept the client from renewing or releasing",
-                  model_name(h), c->id, h->conn->id);
+                  h->seen->key->name, c->id, h->conn->id);
 }
 
 /* ------------------------------------------------------------- harm, order */
@@ -259,11 +259,11 @@ void check_order(const struct model_hold *h, const struct client *c)
         const struct user *u = &c->users[i];
 
         if ((u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) && u->call && !u->ended &&
-            strstr(model_name(h), key_names[u->key]) && u->began_us < first)
+            strstr(h->seen->key->name, key_names[u->key]) && u->began_us < first)
             first = u->began_us;
     }
-    if (first != INT64_MAX && first > h->given_back_us)
-        sim_fault("order", "client %d asks for %s before its release over #%d has arrived", c->id, model_name(h), h->conn->id);
+    if (first != INT64_MAX && first > h->seen->given_back_us)
+        sim_fault("order", "client %d asks for %s before its release over #%d has arrived", c->id, h->seen->key->name, h->conn->id);
 }
 
 /* ------------------------------------------------------------------- calls */
@@ -357,7 +357,7 @@ static void check_pending(const struct user *u)
 /* A grant is on its way to the place. */
 static bool coming(const struct conn *c, const char *key)
 {
-    return c->last_at[TO_CLIENT] + ROUND_TRIP > sim_now || model_has_place(c->server->model, c, key);
+    return c->last_at[TO_CLIENT] + ROUND_TRIP > sim_now || judge_has_place(c->server->judge, c, key);
 }
 
 /* "Not yet" promises a place: its connection is open, and the server has it unless the client cannot know better. */

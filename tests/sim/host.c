@@ -131,7 +131,7 @@ static void on_hold_changed(void *ctx, struct dfl_hold *hold)
         counters.holds_lost++;
     }
     if (h->state == DFL_HELD && info.state == DFL_RELEASING && h->model)
-        h->model->given_back_us = sim_now;
+        h->model->seen->given_back_us = sim_now;
     h->user = info.session ? dfl_session_user(info.session) : NULL;
     if (info.state == DFL_CONFIRMING && h->state != info.state && h->user)
         h->user->confirmed_ms = client_now(c).ms;

@@ -241,9 +241,9 @@ static void note_word(struct conn *c, const struct asked *a)
     }
     if (strcmp(word, "queued") == 0 && !asked_for(c, a))
         sim_at(sim_now + 30 * MS, must_be_closed, c, 0);
-    h = strlen(token) == 32 ? model_find(token) : NULL;
+    h = strlen(token) == 32 ? judge_find(token) : NULL;
     if (h)
-        h->told = true;
+        h->seen->told = true;
 }
 
 /* Which requests are answered now, for the checks of what "false" is based on. */

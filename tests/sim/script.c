@@ -552,7 +552,7 @@ static void no_more_trouble(void)
 static void nothing_left(void)
 {
     for (struct server *s = all_servers; s; s = s->next) {
-        const char *wrong = s->ended ? NULL : model_empty(s->model);
+        const char *wrong = s->ended ? NULL : judge_empty(s->judge);
 
         if (wrong)
             sim_fault("left", "server %d, at the end: %s", s->id, wrong);

@@ -90,7 +90,7 @@ static void send_emitted(struct server *s, const struct emitted *e)
 
     TRACE("server %d #%d <- %.*s%s", s->id, c->id, (int)e->len, e->line,
           c->server_eof || c->server_error ? " (to a closed connection)" : "");
-    judge(model_answer(s->model, c, e->line, e->len), s, c);
+    judge(judge_answer(s->judge, c, e->line, e->len), s, c);
     if (e->len == 5 && memcmp(e->line, "error", 5) == 0)
         c->client->refused_us[c->address] = sim_now;
     c->active_ms = server_now(s).ms;
@@ -134,7 +134,7 @@ static void over(struct conn *c, bool silently)
     c->ended_us = sim_now;
     TRACE("server %d sees the end of #%d", s->id, c->id);
     forget(c);
-    model_closed(s->model, c);
+    judge_closed(s->judge, c);
     s->ops->gone(c->peer);
     net_server_close(c, silently);
     flush_emitted(s, NULL, false);
@@ -203,7 +203,7 @@ static bool releases(const char *word, size_t len)
 /* Whoever asks for what his own side has released sees it released. */
 static void judge_order(struct conn *c)
 {
-    const struct model_hold *h = model_unseen_release(c->server->model, c, c->asking_us);
+    const struct model_hold *h = judge_unseen_release(c->server->judge, c, c->asking_us);
 
     if (h)
         check_order(h, c->client);
@@ -228,12 +228,12 @@ static void run_requests(struct conn *c)
               line[2]);
         c->active_ms = server_now(s).ms;
         c->asking_us = c->asked[c->taken++ % 4096].sent_us;
-        judge(model_request(s->model, c, line, len), s, c);
+        judge(judge_request(s->judge, c, line, len), s, c);
         judge_order(c);
         s->ops->request(c->peer, line, len);
         flush_emitted(s, c, releases(line[0], len[0]));
         if (c->blocked)
-            model_blocks(s->model, c);
+            judge(judge_blocks(s->judge, c), s, c);
     }
 }
 
@@ -323,8 +323,8 @@ static void step(struct server *s)
         next = c->next_of_server;
         read_timeout(c);
     }
-    model_expire(s->model, check_expired);
-    judge(model_settle(s->model), s, NULL);
+    judge_expire(s->judge, check_expired);
+    judge(judge_settle(s->judge), s, NULL);
     schedule(s);
 }
 
@@ -386,7 +386,7 @@ struct server *server_start(int address)
     s->state_file = s->personality == BUNDLED && (profile.seed / 3 + (uint64_t)address) % 2 == 0;
     s->next = all_servers;
     all_servers = s;
-    s->model = model_new(s);
+    s->judge = judge_new(s);
     TRACE("server %d (%s) starts on %s%s", s->id, s->traits->name, a->text, s->auto_release ? "" : ", auto-release off");
     after_the_last(s, a);
     s->impl = s->ops->start(s);
@@ -441,7 +441,7 @@ void server_drain(struct server *s)
     s->draining = true;
     if (s->personality != BUNDLED && addresses[s->address].listening == s)
         addresses[s->address].listening = NULL;
-    model_drained(s->model);
+    judge_drained(s->judge);
     s->ops->drain(s->impl);
     flush_emitted(s, NULL, false);
     step(s);

@@ -5,7 +5,8 @@
  *   world.c   time, events, random numbers, trace, faults found
  *   net.c     connections: bytes that are late, split, cut, half closed, reset
  *   server.c  lock servers: processes on addresses; personalities in bundled.c and refserver.c
- *   model.c   what a lock server may answer; judges every line, shares no code with servers or engine
+ *   model.c   the rules of a lock service, of a key: limit, holders, queue
+ *   judge.c   every line of every server, by those rules; shares no code with servers or engine
  *   host.c    clients: the engine driven as its hosts drive it
  *   checks.c  what the clients say, against what the servers know
  *   script.c  what sessions ask for and what goes wrong meanwhile
@@ -15,6 +16,7 @@
 
 #include "../../core/dflockd.h"
 #include "../../core/transport.h"
+#include "model.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -100,7 +102,7 @@ extern struct counters counters;
 struct client;
 struct server;
 struct conn;
-struct model;
+struct judge;
 
 enum direction { TO_SERVER, TO_CLIENT };
 
@@ -146,7 +148,7 @@ struct conn {
     bool eof_told;     /* the implementation knows that it is over */
     bool hanging_up;   /* it reads no more requests */
     bool stale;        /* the answer that it gives is `ok` to what has lapsed */
-    struct model_asked *judged; /* the request that is being carried out */
+    struct judged *judged; /* the request that is being carried out */
     /* what the client has asked and not yet read the answer to */
     struct asked asked[4096];
     unsigned asked_first, asked_end;
@@ -205,7 +207,7 @@ struct server { /* one process */
     const struct traits *traits;
     const struct server_ops *ops;
     void *impl;
-    struct model *model;
+    struct judge *judge;
     struct sim_clock clock;
     struct conn *conns;
     size_t conn_count, max_connections, max_locks, max_waiters;
@@ -249,48 +251,40 @@ void server_block(struct conn *c, bool blocked);
 void server_hang_up(struct conn *c);
 uint64_t server_fence(struct server *s);
 
-/* ------------------------------------------------------------------- model */
+/* ------------------------------------------------------------------- judge */
 
-enum ending { LIVES, RELEASED, EXPIRED, CLOSED };
-
-struct model_hold {
-    struct model_hold *next; /* of the key */
+/* What is kept of a hold beside what the model knows. */
+struct seen {
     struct model_key *key;
     struct server *server;
-    struct conn *conn;
-    char token[40]; /* "": a place that came up and was not asked for yet */
-    int64_t lease_ms, expires_ms; /* server's clock */
-    int64_t set_us;               /* true time of the newest grant or renewal */
-    bool waited;                  /* answered to a `w` */
-    uint64_t fence_floor;         /* a place that came up: the key's highest fence before that */
-    enum ending ending;
+    int64_t set_us;                   /* true time of the newest grant or renewal */
+    bool waited;                      /* answered to a `w` */
+    uint64_t fence_floor;             /* a place that came up: the key's highest fence before that */
     int64_t ended_us;
     struct conn *released_by;
     bool judged; /* its expiry has been looked at */
     bool served; /* some client has held it */
+    bool told;   /* its client has read its token */
     int64_t given_back_us; /* its client has released it; 0 = not yet */
     int64_t asked_us;      /* when the request was sent that it answers */
     int64_t away_set_us, away_end_us; /* how long its client and server had been apart when it was set, and when it ended */
-    bool told;             /* its client has read its token */
 };
 
-struct model *model_new(struct server *s);
-/* Each returns NULL, or what is wrong. model_request is called when its turn has come on its connection. */
-const char *model_request(struct model *m, struct conn *c, const char *const line[3], const size_t len[3]);
-const char *model_answer(struct model *m, struct conn *c, const char *line, size_t len);
-void model_blocks(struct model *m, struct conn *c); /* its request was not answered at once */
+struct judge *judge_new(struct server *s);
+/* Each returns NULL, or what is wrong. judge_request is called when its turn has come on its connection. */
+const char *judge_request(struct judge *j, struct conn *c, const char *const line[3], const size_t len[3]);
+const char *judge_answer(struct judge *j, struct conn *c, const char *line, size_t len);
+const char *judge_blocks(struct judge *j, struct conn *c); /* its request was not answered at once */
 /* Something that the asker's client had given back over another connection before it asked, and that still stands in its way. */
-const struct model_hold *model_unseen_release(struct model *m, struct conn *c, int64_t asked_us);
-const char *model_settle(struct model *m); /* after each step of the server */
-const char *model_empty(struct model *m);
-void model_closed(struct model *m, struct conn *c);
-void model_drained(struct model *m);
-void model_expire(struct model *m, void (*expired)(struct model_hold *h));
-struct model_hold *model_find(const char *token); /* in any process */
-bool model_lives(const struct model_hold *h);
-const char *model_name(const struct model_hold *h); /* its key */
-int64_t model_limit(const struct model_hold *h);
-bool model_has_place(struct model *m, const struct conn *c, const char *key);
+const struct model_hold *judge_unseen_release(struct judge *j, struct conn *c, int64_t asked_us);
+const char *judge_settle(struct judge *j); /* after each step of the server */
+const char *judge_empty(struct judge *j);
+void judge_closed(struct judge *j, struct conn *c);
+void judge_drained(struct judge *j);
+void judge_expire(struct judge *j, void (*expired)(struct model_hold *h));
+struct model_hold *judge_find(const char *token); /* in any process */
+bool judge_lives(const struct model_hold *h);
+bool judge_has_place(struct judge *j, const struct conn *c, const char *key);
 
 /* ------------------------------------------------------------------- hosts */
 
