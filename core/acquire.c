@@ -113,7 +113,6 @@ static enum dfl_status try_conn(struct dfl_call *call, struct dfl_conn **conn)
 {
     enum dfl_status st;
 
-    call->unproven = dfl_is_unproven(call);
     if (call->conn == NULL && !call->unproven)
         return dfl_server_control(call->server, conn, &call->error);
     if (call->conn == NULL) {
@@ -130,13 +129,15 @@ static void start_try(struct dfl_call *call)
     struct dfl_conn *conn;
     struct dfl_request *r;
 
+    call->unproven = dfl_is_unproven(call);
     dfl_call_at(call, call->net_deadline_ms, dfl_too_slow);
-    if (try_conn(call, &conn) != DFL_OK) {
-        dfl_end_without(call, call->error.status);
-        return;
-    }
+    conn = call->conn || call->unproven ? call->conn : call->server->control;
     if (dfl_call_blocked(call, conn, start_try)) {
         dfl_leave_conn(call); /* it may die before the debt is paid */
+        return;
+    }
+    if (try_conn(call, &conn) != DFL_OK) {
+        dfl_end_without(call, call->error.status);
         return;
     }
     r = dfl_lock_request(call, DFL_CMD_LOCK, try_done);
@@ -256,15 +257,15 @@ static void stand_in_line(struct dfl_call *call)
     if (whole_seconds(call))
         end += TRY_GRACE_MS;
     dfl_call_at(call, end < call->lock_end_ms ? end : call->lock_end_ms, line_due);
-    if (call->conn == NULL &&
-        dfl_server_waiting(call->server, &call->conn, &call->error) != DFL_OK) {
-        dfl_end_without(call, call->error.status);
-        return;
-    }
     if (dfl_call_blocked(call, call->conn, stand_in_line)) {
         dfl_leave_conn(call); /* it may die before the debt is paid */
         call->no_life = line_no_life;
         dfl_server_watch(call->server, call); /* a debt may stay unpaid for long */
+        return;
+    }
+    if (call->conn == NULL &&
+        dfl_server_waiting(call->server, &call->conn, &call->error) != DFL_OK) {
+        dfl_end_without(call, call->error.status);
         return;
     }
     r = dfl_lock_request(call, DFL_CMD_LOCK, line_done);

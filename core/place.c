@@ -134,13 +134,13 @@ static void ask_enqueue(struct dfl_call *call)
 
     call->unproven = dfl_is_unproven(call);
     dfl_call_at(call, call->net_deadline_ms, dfl_too_slow);
+    if (dfl_call_blocked(call, call->conn, ask_enqueue)) {
+        dfl_leave_conn(call); /* it may die before the debt is paid */
+        return;
+    }
     if (call->conn == NULL &&
         dfl_server_waiting(call->server, &call->conn, &call->error) != DFL_OK) {
         dfl_end_without(call, call->error.status);
-        return;
-    }
-    if (dfl_call_blocked(call, call->conn, ask_enqueue)) {
-        dfl_leave_conn(call); /* it may die before the debt is paid */
         return;
     }
     r = dfl_lock_request(call, DFL_CMD_ENQUEUE, enqueue_done);

@@ -491,6 +491,30 @@ def test_the_end_of_a_client_gives_everything_back(make_peer, make_engine):
     eventually(lambda: not engine.busy().left_behind)
 
 
+@pytest.mark.parametrize("operation, request_, answer", [("enqueue", "e / k /", "acquired"), ("acquire", "l / k / 0", "ok")])
+def test_who_waits_for_a_release_to_be_answered_opens_no_connection(make_peer, make_engine, operation, request_, answer):
+    """Where the server is full, such connections were closed and opened as fast as the network allowed."""
+    peer = make_peer(f"""
+        EXPECT e / k /
+        SEND acquired {{t1}} 30
+        EXPECT r / k / {{t1}}
+        WAIT heard
+        SEND ok
+        ACCEPT
+        EXPECT {request_}
+        SEND {answer} {{t2}} 30
+    """)
+    engine = make_engine(peer)
+    engine.ok("enqueue", key="k")
+    release = engine.start("release", key="k")
+    peer.reached("heard")
+    call = engine.start(operation, key="k")
+    always(lambda: peer.accepted == 1 and not engine.done(call), 0.4)
+    peer.go("heard")
+    assert engine.finish(release).status == "ok" and engine.finish(call).token == peer.value("t2")
+    peer.check()
+
+
 # ---------------------------------------------------------------------------- release by token
 
 
