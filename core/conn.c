@@ -436,7 +436,7 @@ void dfl_conn_idle(struct dfl_conn *conn)
             dfl_conn_close(conn);
         return;
     }
-    if (conn->single_use || conn->state != DFL_CONN_READY || conn->client->shut ||
+    if (conn->single_use || conn->in_line || conn->state != DFL_CONN_READY || conn->client->shut ||
         !conn->server->configured) {
         dfl_conn_close(conn);
         return;

@@ -94,7 +94,9 @@ static void conn_answer(struct dfl_conn *conn, const char *line, size_t len)
     conn->hello_refused = false; /* hello_done says otherwise */
     conn->last_answer_ms = c->now.ms;
     /* The server's read time-out says `error` too, in answer to nothing it has read. */
-    if (r->sent_ms > conn->s_conn_ms && !(dfl_is_plain_error(&a) && conn->owned > 0))
+    if (dfl_is_plain_error(&a) && conn->owned > 0)
+        conn->last_sent_ms = conn->s_conn_ms; /* as if not sent: keepalive asks for a better one */
+    else if (r->sent_ms > conn->s_conn_ms)
         conn->s_conn_ms = r->sent_ms;
     if (!dfl_request_blocks(r))
         dfl_server_alive(conn->server, r);

@@ -305,6 +305,19 @@ def test_an_error_of_the_read_timeout_does_not_make_the_other_holds_last(make_pe
     assert engine.is_held("b") and not engine.is_held_later(4.5, "b"), "its time began before the renewal of a"
 
 
+def test_refused_releases_do_not_keep_a_renewal_from_being_asked_for(make_peer, make_engine):
+    """What is answered `error` proves nothing, so it must not look like a connection that is busy proving itself."""
+    peer = make_peer(held(lease=600), auto={"n": "ok {lease}", "r": "error"})
+    engine = make_engine(peer, keepalive=0.5, server_read_timeout=2)
+    engine.ok("acquire", key="k", lease=600)
+
+    def still_held():
+        engine.fails("release_token", "not_held", key="k", token="0123456789abcdef" * 2)
+        return engine.is_held("k")
+
+    always(still_held, 3, every=0.1)
+
+
 def test_tokens_of_a_lost_connection_are_released_over_the_next(make_peer, make_engine):
     peer = make_peer("""
         EXPECT l / a / 0
