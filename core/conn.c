@@ -428,7 +428,7 @@ void dfl_conn_idle(struct dfl_conn *conn)
     if (conn->state == DFL_CONN_DEAD || conn->role != DFL_ROLE_WAITING ||
         !dfl_list_empty(&conn->holds) || !dfl_list_empty(&conn->pooled))
         return;
-    if (!dfl_conn_quiet(conn)) {
+    if (!dfl_conn_quiet(conn) && !conn->in_line) {
         struct dfl_request *r = DFL_CONTAINER(conn->sent.next, struct dfl_request, link);
 
         /* Closing is the one way to cancel a request that blocks. */
@@ -561,9 +561,9 @@ static void ready_due(struct dfl_conn *conn)
         return;
     }
     if ((conn->owned > 0 || conn_kept_warm(conn)) && now >= conn->last_sent_ms + c->keepalive_ms) {
-        if (dfl_list_empty(&conn->sent))
-            conn_say_something(conn);
-        conn->last_sent_ms = now; /* asked already: the answer is due soon enough */
+        if (conn->owned > 0 ? conn->heeded == 0 : dfl_list_empty(&conn->sent))
+            conn_say_something(conn); /* the answer to a release need not prove anything */
+        conn->last_sent_ms = now;     /* asked already: the answer is due soon enough */
     }
 }
 

@@ -101,6 +101,7 @@ struct dfl_conn {
     bool hello_refused;    /* answered `ping` with an error, and nothing else so far */
     bool taken; /* waiting: a call, hold or place uses it; else it goes to the pool when quiet */
     bool single_use; /* not for the pool */
+    bool in_line;    /* has a place that was given up: only closing leaves a queue */
     size_t heeded;   /* unanswered requests other than releases, whose answers can wait */
     bool active;     /* counted in client->active_conns */
     int64_t setup_deadline_ms;
@@ -202,6 +203,13 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
  * memory. */
 struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
                                          struct dfl_key *key, const char *token);
+/*
+ * The answer to a release. A plain `error` is what a token gets that nobody holds, or what the read
+ * time-out says, which has heard nothing and closes: asked again over the same connection, that one
+ * has no answer. Unheard, the token is orphaned.
+ */
+void dfl_server_released(struct dfl_server *server, const struct dfl_request *r,
+                         const struct dfl_answer_line *a, const struct dfl_error *error);
 /* From here on nobody waits for that release either. */
 void dfl_server_sees_to(struct dfl_server *server, struct dfl_request *release);
 /* Asks for a sign of life unless one is being asked for. */

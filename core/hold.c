@@ -452,9 +452,7 @@ static void released(struct dfl_request *r, const struct dfl_answer_line *a,
     struct dfl_hold *h = r->owner;
     struct dfl_call *call = dfl_hold_in_call(h) ? h->call : NULL;
 
-    /* A plain `error` may be the read time-out's, which closes: then this was not heard. */
-    if (error || dfl_is_plain_error(a))
-        dfl_server_orphan(h->server, h->kind, h->key, r->token);
+    dfl_server_released(h->server, r, a, error);
     dfl_hold_free(h);
     if (call)
         dfl_call_released(call, a, error);

@@ -79,7 +79,7 @@ static void queued(struct dfl_call *call, struct dfl_conn *conn, const struct df
         dfl_request_new(dfl_command_for(DFL_CMD_WAIT, h->kind), h->key, NULL, place_done, h);
 
     if (w == NULL) {
-        conn->single_use = true;
+        conn->in_line = true;
         dfl_out_of_memory(call);
         return;
     }
@@ -116,7 +116,7 @@ static void enqueue_done(struct dfl_request *r, const struct dfl_answer_line *a,
     } else if (a->kind == DFL_ANS_QUEUED) {
         dfl_note_proven(call);
         if (call->giving_up) {
-            r->conn->single_use = true;
+            r->conn->in_line = true;
             dfl_end_without(call, DFL_CANCELED);
         } else {
             queued(call, r->conn, r);

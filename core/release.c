@@ -125,8 +125,8 @@ static void token_done(struct dfl_request *r, const struct dfl_answer_line *a,
     struct dfl_call *call = r->owner;
 
     call->request = NULL;
-    if (call->ours && (error || dfl_is_plain_error(a))) /* as unheard as in dfl_server_give_back */
-        dfl_server_orphan(call->server, call->args.kind, call->key, call->token);
+    if (call->ours)
+        dfl_server_released(call->server, r, a, error);
     if (error) {
         dfl_call_fail(call, error);
     } else if (a->kind == DFL_ANS_OK) {

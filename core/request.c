@@ -23,8 +23,10 @@ static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *
     bool sem = dfl_command_is_sem(r->cmd);
 
     (void)error;
-    if (a && (a->kind == DFL_ANS_QUEUED || a->kind == DFL_ANS_ACQUIRED) && !DFL_PLANTED(18))
-        r->conn->single_use = true; /* it stands in the queue; only closing leaves that */
+    if (a && a->kind == DFL_ANS_QUEUED && !DFL_PLANTED(18))
+        r->conn->in_line = true;
+    if (a && a->kind == DFL_ANS_ACQUIRED)
+        r->conn->single_use = true; /* 0.5.0 refuses the next `e` of that key on it */
     if (DFL_PLANTED(4) || a == NULL || r->key == NULL || a->token[0] == '\0' ||
         !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
         return;

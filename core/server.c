@@ -169,29 +169,40 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why)
     dfl_client_log(c, DFL_LOG_WARNING, "lock server down: %s", why->text); /* names the address */
 }
 
-static void send_again(const struct dfl_request *r)
+static enum dfl_kind kind_of(const struct dfl_request *release)
 {
-    dfl_server_orphan(r->owner, dfl_command_is_sem(r->cmd) ? DFL_SEMAPHORE : DFL_LOCK, r->key,
-                      r->token);
+    return dfl_command_is_sem(release->cmd) ? DFL_SEMAPHORE : DFL_LOCK;
 }
 
-/* Unheard, it goes out once more over the next connection. A plain `error` may be the read
- * time-out's, which closes. */
-static void given_back(struct dfl_request *r, const struct dfl_answer_line *a,
-                       const struct dfl_error *error)
-{
-    if (error || dfl_is_plain_error(a))
-        send_again(r);
-}
-
-/* The second time `error` is what a token gets that nobody holds: believed, or it would go round
- * for ever. */
-static void orphan_given_back(struct dfl_request *r, const struct dfl_answer_line *a,
-                              const struct dfl_error *error)
+/* Unheard, it goes out once more over the next connection. */
+static void given_back_twice(struct dfl_request *r, const struct dfl_answer_line *a,
+                             const struct dfl_error *error)
 {
     (void)a;
     if (error)
-        send_again(r);
+        dfl_server_orphan(r->owner, kind_of(r), r->key, r->token);
+}
+
+void dfl_server_released(struct dfl_server *server, const struct dfl_request *r,
+                         const struct dfl_answer_line *a, const struct dfl_error *error)
+{
+    struct dfl_request *again;
+
+    if (error)
+        dfl_server_orphan(server, kind_of(r), r->key, r->token);
+    if (error || !dfl_is_plain_error(a) || server->client->shut)
+        return;
+    again = dfl_request_new(r->cmd, r->key, r->token, given_back_twice, server);
+    if (again == NULL)
+        return;
+    dfl_request_owe(again);
+    dfl_conn_send(r->conn, again);
+}
+
+static void given_back(struct dfl_request *r, const struct dfl_answer_line *a,
+                       const struct dfl_error *error)
+{
+    dfl_server_released(r->owner, r, a, error);
 }
 
 struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
@@ -213,8 +224,7 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
 
     if (token[0] == '\0' || server->client->shut)
         return;
-    r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, orphan_given_back,
-                        server);
+    r = dfl_server_give_back(server, kind, key, token);
     if (r == NULL)
         return;
     if (server->control && server->control->state == DFL_CONN_READY) {

@@ -337,6 +337,8 @@ def test_a_first_server_closes_on_ping_and_is_dialled_again_without(make_peer, m
         SEND error
         EXPECT l / k / 0
         SEND ok {t2} 33
+        EXPECT r / k / {t1}
+        SEND error
     """)
     engine = make_engine(peer)
     assert engine.ok("acquire", key="k", lease=30).token == peer.value("t1")
