@@ -46,12 +46,11 @@ static void go_on(struct dfl_call *call, struct dfl_conn *conn)
 
     dfl_link_remove(&h->by_conn);
     h->home = NULL;
-    h->token[0] = '\0';
     h->fence = -1;
     h->state = DFL_TRYING;
     dfl_hold_changed(h);
     if (conn->role == DFL_ROLE_WAITING)
-        call->conn = conn;
+        dfl_conn_idle(conn); /* no request that blocks behind the release of the offer */
     if (call->busy_since_ms == 0 || call->final)
         start_try(call);
     else

@@ -167,6 +167,19 @@ void dfl_take_grant(struct dfl_call *call, const struct dfl_request *r,
     dfl_confirm(call);
 }
 
+/* The read time-out says `error` too, and then the server still has the grant. */
+static void give_refused_back(struct dfl_call *call, const struct dfl_request *r)
+{
+    struct dfl_hold *h = call->hold;
+    struct dfl_request *back = dfl_server_give_back(call->server, h->kind, h->key, h->token);
+
+    h->token[0] = '\0';
+    if (back == NULL)
+        return;
+    dfl_request_owe(back);
+    dfl_conn_send(r->conn, back);
+}
+
 static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
                          const struct dfl_error *error)
 {
@@ -179,14 +192,16 @@ static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
         dfl_fail_without(call, error);
     } else if (a->kind == DFL_ANS_OK) {
         dfl_granted(call, r->conn, h->lease_s, r->sent_ms);
-    } else if (h->from_enqueue) {
-        dfl_fail(&call->error, DFL_LAPSED,
-                 "the place for %s \"%s\" came up and lapsed before it was taken",
-                 dfl_kind_name(h->kind), h->key->bytes);
-        h->token[0] = '\0';
-        dfl_end_without(call, DFL_LAPSED);
     } else {
-        call->go_on(call, r->conn);
+        give_refused_back(call, r);
+        if (h->from_enqueue) {
+            dfl_fail(&call->error, DFL_LAPSED,
+                     "the place for %s \"%s\" came up and lapsed before it was taken",
+                     dfl_kind_name(h->kind), h->key->bytes);
+            dfl_end_without(call, DFL_LAPSED);
+        } else {
+            call->go_on(call, r->conn);
+        }
     }
 }
 
