@@ -408,10 +408,14 @@ void server_kill(struct server *s, bool silently)
     s->ended = true;
     s->ended_us = sim_now;
     a->unclean = true;
-    if (a->listening == s) {
+    if (a->listening == s)
         a->listening = NULL;
-        a->silent = silently;
+    for (struct server *other = all_servers; silently && other; other = other->next) {
+        if (other->address == s->address)
+            server_kill(other, true); /* one that drains is on the same host */
     }
+    if (a->listening == NULL)
+        a->silent = silently;
     for (struct conn *c = s->conns; c; c = next) {
         next = c->next_of_server;
         c->eof_told = true;
