@@ -178,7 +178,7 @@ static bool wanted(const struct model_hold *h)
     for (int i = 0; i < c->user_count; i++) {
         const struct user *u = &c->users[i];
 
-        if (u->doing == ACT_WAIT && u->call && !u->ended && u->place == h->conn && strstr(h->seen->key->name, key_names[u->key]) &&
+        if (u->doing == ACT_WAIT && u->call && !u->ended && u->place[u->key] == h->conn && judge_names(h->seen->key, u->key) &&
             sim_now - u->began_us > 2 * ROUND_TRIP + check_apart(h) - h->seen->away_set_us)
             return true;
     }
@@ -186,25 +186,27 @@ static bool wanted(const struct model_hold *h)
 }
 
 /*
- * Without auto-release: its connection is over, which loses the hold for good; its token goes out over the client's next connection to
- * that server, ahead of everything else, and there was none; or over one it has, which was cut off then.
+ * Without auto-release: its connection is over, which loses the hold for good. Its token goes out over the client's next connection to
+ * that server, ahead of everything else: that was cut off then, or there was none.
  */
 static bool was_cut(const struct model_hold *h)
 {
-    const struct conn *home = h->conn;
-    bool used = false;
+    const struct conn *home = h->conn, *over = h->seen->back_over ? h->seen->back_over : home;
 
-    if (h->seen->server->auto_release || !(home->client_closed || home->cut_us || home->ended_us))
+    if (h->seen->server->auto_release || !(home->client_closed || home->ended_us))
         return false;
+    if (over->server != h->seen->server || home->client->list_changed_us > home->left_us)
+        return true; /* it went to the process that listens instead of one that drains; or the server is on the list no more */
+    if (h->seen->server->draining && h->seen->server->traits->drain_closes)
+        return true; /* which refuses it */
+    if (!over->client_closed)
+        return over == home || over->cut_us || over->ended_us || outage_so_far(&over->away) > h->seen->back_away_us ||
+               sim_now < h->seen->back_us + ROUND_TRIP;
     for (const struct conn *c = net_conns; c; c = c->next) {
-        if (c == home || c->client != home->client || c->server != h->seen->server)
-            continue;
-        if (c->opened_us < home->left_us && c->away.until_us > home->left_us)
-            return true; /* it was on its way over this one */
-        if (home->client_closed && c->opened_us >= home->left_us && c->taken > 1)
-            used = true;
+        if (c->client == home->client && c->server == h->seen->server && c->opened_us >= over->left_us && c->taken > 1)
+            return false;
     }
-    return !used;
+    return true;
 }
 
 /* Apart for more than what is left of a lease at its renewal; the clocks may differ by one per cent. */
@@ -251,7 +253,7 @@ void check_harm(const struct conn *c, const char *word)
 }
 
 /* Whoever asks for what his own side has released before sees it released. */
-void check_order(const struct model_hold *h, const struct client *c)
+void check_order(const struct model_hold *h, const struct client *c, int64_t asked_us)
 {
     int64_t first = INT64_MAX;
 
@@ -259,7 +261,7 @@ void check_order(const struct model_hold *h, const struct client *c)
         const struct user *u = &c->users[i];
 
         if ((u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) && u->call && !u->ended &&
-            strstr(h->seen->key->name, key_names[u->key]) && u->began_us < first)
+            judge_names(h->seen->key, u->key) && u->began_us <= asked_us && u->began_us < first)
             first = u->began_us;
     }
     if (first != INT64_MAX && first > h->seen->given_back_us)
@@ -349,15 +351,17 @@ static void check_pending(const struct user *u)
         busy = u->began_ms;
     if (busy < u->client->heard_ms[u->address])
         busy = u->client->heard_ms[u->address];
+    if (busy < u->doubted_ms)
+        busy = u->doubted_ms;
     if (now - busy > keepalive() + profile.connect_timeout_ms + 100)
         sim_fault("silence", "client %d.%d waits on though its server has been silent for %.1f s", u->client->id, u->id,
                   (double)(now - busy) / 1000);
 }
 
-/* A grant is on its way to the place. */
-static bool coming(const struct conn *c, const char *key)
+/* What ends the place is on its way: a line, or the `w` that a server which drains will refuse. */
+static bool coming(const struct conn *c)
 {
-    return c->last_at[TO_CLIENT] + ROUND_TRIP > sim_now || judge_has_place(c->server->judge, c, key);
+    return c->last_at[TO_CLIENT] + ROUND_TRIP > sim_now || (c->server->draining && c->taken < c->asked_end);
 }
 
 /* "Not yet" promises a place: its connection is open, and the server has it unless the client cannot know better. */
@@ -376,7 +380,7 @@ static void check_place(const struct user *u)
         if (c->client != u->client || !c->placed[u->key] || c->client_closed)
             continue;
         open = true;
-        if (c->cut_us || c->server->ended || coming(c, key))
+        if (c->cut_us || c->server->ended || coming(c) || judge_has_place(c->server->judge, c, u->key))
             return;
     }
 }

@@ -496,6 +496,7 @@ void client_reconfigure(struct client *c, int list_length)
 
     TRACE("client %d: list of %d servers", c->id, list_length);
     c->list_length = list_length;
+    c->list_changed_us = sim_now;
     set_servers(c);
     status = dfl_client_configure(c->c, &c->settings, NULL, NULL, client_now(c), &err);
     if (status != DFL_OK)

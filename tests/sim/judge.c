@@ -129,25 +129,31 @@ struct model_hold *judge_find(const char *token)
     return NULL;
 }
 
+bool judge_names(const struct model_key *k, int key)
+{
+    return strcmp(k->name + (strncmp(k->name, "s ", 2) == 0 ? 2 : 0), key_names[key]) == 0;
+}
+
 /* Whose place it is, unless several ask. */
 static void note_place(struct conn *c)
 {
-    const char *name = c->judged->key->name;
+    const struct model_key *k = c->judged->key;
     struct user *asker = NULL;
     int askers = 0;
 
     for (int i = 0; i < KEYS; i++)
-        c->placed[i] = c->placed[i] || strcmp(name + (strncmp(name, "s ", 2) == 0 ? 2 : 0), key_names[i]) == 0;
+        c->placed[i] = c->placed[i] || judge_names(k, i);
     for (int i = 0; i < c->client->user_count; i++) {
         struct user *u = &c->client->users[i];
 
-        if (u->doing == ACT_ENQUEUE && u->call && !u->ended && u->began_us <= c->asking_us && strstr(name, key_names[u->key])) {
+        if (u->doing == ACT_ENQUEUE && u->call && !u->ended && u->began_us <= c->asking_us && judge_names(k, u->key)) {
             asker = u;
             askers++;
+            u->place[u->key] = NULL;
         }
     }
     if (askers == 1)
-        asker->place = c;
+        asker->place[asker->key] = c;
 }
 
 /* ---------------------------------------------------------------- requests */
@@ -252,21 +258,13 @@ static const char *check_fence(struct judge *j, const struct model_hold *h, bool
 }
 
 /* `ok` to a `w` whose grant has lapsed: v1.10 and 0.5.0 may. */
-static const char *stale(struct judge *j, struct conn *c, const char *token, int64_t lease_s)
+static const char *stale(struct judge *j, struct conn *c, const char *token)
 {
     struct model_key *k = c->judged->key;
-    struct model_hold *h = model_unasked(k, c);
+    struct model_hold *h = model_lapsed(k, c, now_of(j));
 
     c->stale = false;
-    if (h == NULL) { /* it came up and lapsed unseen */
-        model_left(k, c);
-        model_lapsed(k, c, now_of(j));
-        h = k->holds;
-    }
     snprintf(h->token, sizeof h->token, "%s", token);
-    h->ending = EXPIRED;
-    h->expires_ms = now_of(j); /* at the latest */
-    h->lease_ms = lease_s * 1000;
     note(j, k);
     h->seen->judged = true;
     return NULL;
@@ -281,7 +279,7 @@ static const char *granted(struct judge *j, struct conn *c, const char *token, i
 
     come_up(j, k);
     if (a->verb == 'w' && c->stale)
-        return stale(j, c, token, lease_s);
+        return stale(j, c, token);
     if (a->verb == 'w' && model_place(k, c) < 0 && (h = model_unasked(k, c)) != NULL) {
         wrong = broken(k, model_taken_up(k, h, token, now_of(j)));
         note_set(h);
@@ -446,10 +444,10 @@ const char *judge_empty(struct judge *j)
     return NULL;
 }
 
-bool judge_has_place(struct judge *j, const struct conn *c, const char *key)
+bool judge_has_place(struct judge *j, const struct conn *c, int key)
 {
     for (struct model_key *k = j->keys; k; k = k->next) {
-        if (strcmp(k->name + (strncmp(k->name, "s ", 2) == 0 ? 2 : 0), key) == 0 && (model_place(k, c) >= 0 || model_unasked(k, c)))
+        if (judge_names(k, key) && (model_place(k, c) >= 0 || model_unasked(k, c)))
             return true;
     }
     return false;

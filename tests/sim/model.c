@@ -10,7 +10,7 @@
 
 static bool counts(const struct model_hold *h, int64_t now_ms)
 {
-    return (h->ending == LIVES || h->ending == EXPIRED) && now_ms < h->expires_ms;
+    return h->ending != RELEASED && h->ending != CLOSED && now_ms < h->expires_ms;
 }
 
 int model_surely(const struct model_key *k, int64_t now_ms)
@@ -95,32 +95,59 @@ static const char *same_limit(struct model_key *k, int64_t limit, int64_t now_ms
     return k->limit == limit ? NULL : "with another limit";
 }
 
-void model_lapsed(struct model_key *k, struct conn *who, int64_t now_ms)
+void model_left(struct model_key *k, struct conn *who)
 {
-    add(k, who, "", 0, now_ms)->ending = EXPIRED;
+    int i = model_place(k, who);
+
+    if (i >= 0)
+        leave_place(k, i);
 }
 
-/* Whoever is first and does not ask may have come up, and lapsed, since the last answer: if it was free for a whole lease. */
-static bool lapsed_unseen(struct model_key *k, int64_t now_ms)
+struct model_hold *model_lapsed(struct model_key *k, struct conn *who, int64_t now_ms)
+{
+    struct model_hold *h = model_unasked(k, who);
+
+    if (h == NULL) { /* it came up unseen, too */
+        model_left(k, who);
+        h = add(k, who, "", 0, now_ms);
+    }
+    h->ending = LAPSED;
+    if (now_ms < h->expires_ms)
+        h->expires_ms = now_ms;
+    return h;
+}
+
+/* Whoever is first and does not ask may have come up since the last answer: beside what is granted now, or to lapse before. */
+static bool came_up_unseen(struct model_key *k, int64_t now_ms, int *beside, int64_t *since_ms)
 {
     int n = 0;
 
-    for (const struct model_hold *h = k->holds; h; h = h->next)
-        n += h->token[0] && now_ms - k->queue[0].lease_ms < h->expires_ms;
-    if (k->queue[0].asking || n >= k->limit)
+    if (k->waiting == 0 || k->queue[0].asking)
         return false;
-    model_lapsed(k, k->queue[0].conn, now_ms);
+    if (model_surely(k, now_ms) + *beside + 1 < k->limit) {
+        add(k, k->queue[0].conn, "", k->queue[0].lease_ms, now_ms);
+        leave_place(k, 0);
+        ++*beside;
+        return true;
+    }
+    *since_ms -= k->queue[0].lease_ms / k->limit; /* one lease after the other, at each of its slots */
+    for (const struct model_hold *h = k->holds; h; h = h->next)
+        n += h->token[0] && h->ending != LAPSED && *since_ms < h->expires_ms;
+    if (n >= k->limit)
+        return false;
+    add(k, k->queue[0].conn, "", 0, 0)->ending = EXPIRED;
     leave_place(k, 0);
     return true;
 }
 
 const char *model_granted(struct model_key *k, struct conn *who, const char *token, int64_t limit, int64_t lease_ms, int64_t now_ms)
 {
-    int place = model_place(k, who);
+    int place = model_place(k, who), beside = 0;
+    int64_t since_ms = now_ms;
     const char *wrong = limit ? same_limit(k, limit, now_ms) : NULL;
 
-    while (place > 0 && lapsed_unseen(k, now_ms))
-        place--;
+    while (place != 0 && came_up_unseen(k, now_ms, &beside, &since_ms))
+        place -= place > 0;
     if (place > 0 || (place < 0 && k->waiting > 0))
         return "granted past the queue";
     if (place < 0 && limit == 0)
@@ -198,14 +225,6 @@ void model_came_up(struct model_key *k, int64_t now_ms, int64_t late_ms)
         add(k, k->queue[0].conn, "", k->queue[0].lease_ms, now_ms);
         leave_place(k, 0);
     }
-}
-
-void model_left(struct model_key *k, struct conn *who)
-{
-    int i = model_place(k, who);
-
-    if (i >= 0)
-        leave_place(k, i);
 }
 
 void model_closed(struct model_key *k, struct conn *who, bool releases, int64_t now_ms)

@@ -13,7 +13,7 @@
 
 struct conn; /* who: only compared */
 
-enum ending { LIVES, RELEASED, EXPIRED, CLOSED };
+enum ending { LIVES, RELEASED, EXPIRED, LAPSED, CLOSED }; /* LAPSED: expired, and nobody saw when */
 
 struct model_hold {
     struct model_hold *next;
@@ -57,7 +57,7 @@ const char *model_mismatch(const struct model_key *k, int64_t limit);
 /* What happens without an answer. */
 void model_came_up(struct model_key *k, int64_t now_ms, int64_t late_ms); /* whoever is first and does not ask */
 void model_left(struct model_key *k, struct conn *who);                   /* its place in the queue */
-void model_lapsed(struct model_key *k, struct conn *who, int64_t now_ms); /* its place came up, and nobody asked in time */
+struct model_hold *model_lapsed(struct model_key *k, struct conn *who, int64_t now_ms); /* its place came up, and nobody asked in time */
 void model_closed(struct model_key *k, struct conn *who, bool releases, int64_t now_ms);
 void model_passed(struct model_key *k, int64_t now_ms); /* time: leases end */
 

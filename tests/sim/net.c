@@ -230,14 +230,15 @@ static void note_word(struct conn *c, const struct asked *a)
     struct model_hold *h;
 
     sscanf(c->line, "%39s %39s", word, token);
-    if (strcmp(word, "timeout") == 0 || strcmp(word, "error_max_waiters") == 0) {
-        for (int i = 0; i < c->client->user_count; i++) {
-            struct user *u = &c->client->users[i];
+    for (int i = 0; i < c->client->user_count; i++) {
+        struct user *u = &c->client->users[i];
 
-            if (a->sent_us >= u->began_us && a->key_len == strlen(key_names[u->key]) &&
-                memcmp(a->key, key_names[u->key], a->key_len) == 0)
-                u->said_busy = true;
-        }
+        if (a->sent_us < u->began_us || a->key_len != strlen(key_names[u->key]) || memcmp(a->key, key_names[u->key], a->key_len) != 0)
+            continue;
+        if (strcmp(word, "timeout") == 0 || strcmp(word, "error_max_waiters") == 0)
+            u->said_busy = true;
+        if (strcmp(word, "error") == 0 && a->blocks && u->doing == ACT_ACQUIRE)
+            u->doubted_ms = client_now(c->client).ms;
     }
     if (strcmp(word, "queued") == 0 && !asked_for(c, a))
         sim_at(sim_now + 30 * MS, must_be_closed, c, 0);
@@ -307,6 +308,18 @@ static bool word_blocks(const struct conn *c)
     return false;
 }
 
+/* Over which connection a hold is given back. */
+static void note_release(struct conn *c)
+{
+    struct model_hold *h = c->word[c->word_len - 1] == 'r' && c->arg_len == 32 ? judge_find(c->arg) : NULL;
+
+    if (h == NULL || h->conn->client != c->client)
+        return;
+    h->seen->back_over = c;
+    h->seen->back_us = sim_now;
+    h->seen->back_away_us = outage_so_far(&c->away);
+}
+
 /* The requests that go out, as they will be answered. */
 static void note_written(struct conn *c, const char *at, size_t len)
 {
@@ -320,8 +333,10 @@ static void note_written(struct conn *c, const char *at, size_t len)
                 c->word[c->word_len++] = at[i];
             else if (line == 1 && a->key_len < sizeof a->key)
                 a->key[a->key_len++] = at[i];
-            else if (line == 2 && c->arg_len++ == 0 && at[i] == '0')
+            else if (line == 2 && c->arg_len == 0 && at[i] == '0')
                 a->blocks = false; /* a timeout of 0 */
+            if (line == 2 && c->arg_len < sizeof c->arg - 1)
+                c->arg[c->arg_len++] = at[i];
             continue;
         }
         if (line == 0) {
@@ -332,6 +347,8 @@ static void note_written(struct conn *c, const char *at, size_t len)
         }
         c->lines++;
         if (line == 2) {
+            c->arg[c->arg_len] = '\0';
+            note_release(c);
             c->word_len = c->arg_len = 0;
             a = &c->asked[++c->asked_end % 4096];
         }

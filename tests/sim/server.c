@@ -206,7 +206,7 @@ static void judge_order(struct conn *c)
     const struct model_hold *h = judge_unseen_release(c->server->judge, c, c->asking_us);
 
     if (h)
-        check_order(h, c->client);
+        check_order(h, c->client, c->asking_us);
 }
 
 static void run_requests(struct conn *c)

@@ -157,6 +157,7 @@ struct conn {
     size_t line_len;
     unsigned lines; /* of the requests written so far */
     char word[8];   /* of the one being written */
+    char arg[40];
     size_t word_len, arg_len;
 };
 
@@ -266,6 +267,8 @@ struct seen {
     bool served; /* some client has held it */
     bool told;   /* its client has read its token */
     int64_t given_back_us; /* its client has released it; 0 = not yet */
+    struct conn *back_over; /* the newest release of it that its client has written: over what, when, */
+    int64_t back_us, back_away_us; /* and for how long that connection had been out of reach */
     int64_t asked_us;      /* when the request was sent that it answers */
     int64_t away_set_us, away_end_us; /* how long its client and server had been apart when it was set, and when it ended */
 };
@@ -284,7 +287,8 @@ void judge_drained(struct judge *j);
 void judge_expire(struct judge *j, void (*expired)(struct model_hold *h));
 struct model_hold *judge_find(const char *token); /* in any process */
 bool judge_lives(const struct model_hold *h);
-bool judge_has_place(struct judge *j, const struct conn *c, const char *key);
+bool judge_names(const struct model_key *k, int key); /* it is that one of key_names */
+bool judge_has_place(struct judge *j, const struct conn *c, int key);
 
 /* ------------------------------------------------------------------- hosts */
 
@@ -323,8 +327,9 @@ struct user { /* a session of the SQL interface */
     int64_t began_ms; /* client's clock */
     int64_t began_us;
     int64_t confirmed_ms; /* when a grant for it began to be confirmed */
+    int64_t doubted_ms;   /* when its wait in line was answered with a plain `error`, after which it tries once more */
     bool said_busy; /* the server has, to a request sent since */
-    struct conn *place; /* of its newest `queued`, where that is known */
+    struct conn *place[KEYS]; /* of its newest `queued`, where that is known */
     bool bare; /* its client had nothing at all then */
 };
 
@@ -376,6 +381,7 @@ struct client { /* a process */
     int64_t heard_ms[ADDRESSES]; /* and when it was read */
     int64_t refused_us[ADDRESSES]; /* newest plain `error` to a request for a lock */
     int list_start, list_length; /* servers in its list */
+    int64_t list_changed_us;
     struct dfl_net net;
 };
 extern struct client *all_clients;
@@ -403,7 +409,7 @@ void user_cancel(struct user *u);
 bool check_says_yes(const struct shadow *h);
 void check_all(void);                          /* after every event */
 void check_expired(struct model_hold *h);      /* the server's lease of it is over */
-void check_order(const struct model_hold *h, const struct client *c); /* given back by c, and in the way of what c asks */
+void check_order(const struct model_hold *h, const struct client *c, int64_t asked_us); /* given back by c, and in the way of what c asks */
 void check_harm(const struct conn *c, const char *word); /* the server closes on this word */
 void check_new_hold(struct shadow *h);         /* it has become held */
 void check_call(struct user *u, enum dfl_status status); /* it has ended */
