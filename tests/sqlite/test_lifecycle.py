@@ -81,7 +81,7 @@ def test_a_failed_load_leaves_nothing_behind(run_script, server):
         a = connect(load=False)
         a.raw.set_authorizer(lambda *x: sqlite3.SQLITE_DENY)
         a.load()
-        a.raw.set_authorizer(None)
+        a.raw.set_authorizer(lambda *x: sqlite3.SQLITE_OK)
         print(a.value("SELECT dflock_acquire('k')"))
         b = connect()
         cursor = a.raw.execute("SELECT 1 UNION SELECT 2")
