@@ -351,8 +351,8 @@ static void check_pending(const struct user *u)
         busy = u->began_ms;
     if (busy < u->client->heard_ms[u->address])
         busy = u->client->heard_ms[u->address];
-    if (busy < u->doubted_ms)
-        busy = u->doubted_ms;
+    if (busy < u->anew_ms)
+        busy = u->anew_ms;
     if (now - busy > keepalive() + profile.connect_timeout_ms + 100)
         sim_fault("silence", "client %d.%d waits on though its server has been silent for %.1f s", u->client->id, u->id,
                   (double)(now - busy) / 1000);

@@ -135,6 +135,8 @@ static void on_hold_changed(void *ctx, struct dfl_hold *hold)
     h->user = info.session ? dfl_session_user(info.session) : NULL;
     if (info.state == DFL_CONFIRMING && h->state != info.state && h->user)
         h->user->confirmed_ms = client_now(c).ms;
+    if (h->state == DFL_CONFIRMING && info.state == DFL_TRYING && h->user)
+        h->user->anew_ms = client_now(c).ms;
     h->client = c;
     h->state = info.state;
     h->link = info.link;

@@ -238,7 +238,7 @@ static void note_word(struct conn *c, const struct asked *a)
         if (strcmp(word, "timeout") == 0 || strcmp(word, "error_max_waiters") == 0)
             u->said_busy = true;
         if (strcmp(word, "error") == 0 && a->blocks && u->doing == ACT_ACQUIRE)
-            u->doubted_ms = client_now(c->client).ms;
+            u->anew_ms = client_now(c->client).ms;
     }
     if (strcmp(word, "queued") == 0 && !asked_for(c, a))
         sim_at(sim_now + 30 * MS, must_be_closed, c, 0);

@@ -327,7 +327,7 @@ struct user { /* a session of the SQL interface */
     int64_t began_ms; /* client's clock */
     int64_t began_us;
     int64_t confirmed_ms; /* when a grant for it began to be confirmed */
-    int64_t doubted_ms;   /* when its wait in line was answered with a plain `error`, after which it tries once more */
+    int64_t anew_ms;      /* when it went on after a plain `error` in line, or after an offer that was refused */
     bool said_busy; /* the server has, to a request sent since */
     struct conn *place[KEYS]; /* of its newest `queued`, where that is known */
     bool bare; /* its client had nothing at all then */
