@@ -68,20 +68,25 @@ def test_on_the_primary(waiting, pg, session, watcher, server):
     await_free(server)
 
 
-def test_a_worker_that_stands_still_would_be_seen(pg, session, server):
-    """Both do wait for the worker: what is measured above is not nothing."""
+@pytest.mark.every_version
+def test_a_worker_that_stands_still_would_be_seen(pg, session, server, installation):
+    """Both do wait for the worker, since version 15: what is measured above is not nothing."""
     tablespace(pg, session, "a_space")
     session.run("CREATE DATABASE a_db")
     session.run("SET statement_timeout = '1s'")
     worker = pg.await_worker()
     os.kill(worker, signal.SIGSTOP)
     try:
-        assert session.fails("DROP TABLESPACE a_space").sqlstate == "57014"
-        assert session.fails("DROP DATABASE a_db").sqlstate == "57014"
+        if installation.major < 15:
+            drops(session, "a")
+        else:
+            assert session.fails("DROP TABLESPACE a_space").sqlstate == "57014"
+            assert session.fails("DROP DATABASE a_db").sqlstate == "57014"
     finally:
         os.kill(worker, signal.SIGCONT)
-    session.run(f"SET statement_timeout = '{int(patient(30))}s'")
-    drops(session, "a")
+    if installation.major >= 15:
+        session.run(f"SET statement_timeout = '{int(patient(30))}s'")
+        drops(session, "a")
 
 
 @pytest.mark.timeout(240)
