@@ -76,7 +76,7 @@ void dfl_call_fail(struct dfl_call *call, const struct dfl_error *why)
 bool dfl_call_blocked(struct dfl_call *call, struct dfl_conn *conn,
                       void (*resume)(struct dfl_call *))
 {
-    if (!dfl_key_owed_elsewhere(call->key, conn))
+    if (!dfl_key_owed(call->key, conn))
         return false;
     call->resume = resume;
     dfl_list_append(&call->key->blocked, &call->blocked);

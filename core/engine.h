@@ -61,8 +61,9 @@ void dfl_request_bury(struct dfl_request *r); /* nobody waits for it any more: a
                                                  back when it is read */
 /* Makes other connections' requests for the key wait for this one's answer. */
 void dfl_request_owe(struct dfl_request *r);
-/* True when a request for `key` over `conn` has to wait for an answer on another connection. */
-bool dfl_key_owed_elsewhere(const struct dfl_key *key, const struct dfl_conn *conn);
+/* True when a request for `key` over `conn` has to wait: for an answer on another connection, or
+ * for the one that says whether a given-up request has to be given back. */
+bool dfl_key_owed(const struct dfl_key *key, const struct dfl_conn *conn);
 
 /* ------------------------------------------------------------ connections */
 

@@ -75,12 +75,20 @@ void dfl_request_owe(struct dfl_request *r)
         dfl_list_append(&r->key->debts, &r->debt);
 }
 
-bool dfl_key_owed_elsewhere(const struct dfl_key *key, const struct dfl_conn *conn)
+/* A given-up request that may yet be granted: what gives that back is sent only when it is read. */
+static bool may_be_granted(const struct dfl_request *r)
+{
+    return r->done == tombstone_done && r->token[0] == '\0';
+}
+
+bool dfl_key_owed(const struct dfl_key *key, const struct dfl_conn *conn)
 {
     if (DFL_PLANTED(13))
         return false;
     for (struct dfl_link *l = key->debts.next; l != &key->debts; l = l->next) {
-        if (DFL_CONTAINER(l, struct dfl_request, debt)->conn != conn)
+        const struct dfl_request *r = DFL_CONTAINER(l, struct dfl_request, debt);
+
+        if (r->conn != conn || may_be_granted(r))
             return true;
     }
     return false;

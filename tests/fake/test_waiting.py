@@ -492,6 +492,30 @@ def test_a_late_grant_of_a_cancelled_try_is_given_back(make_peer, make_engine):
     peer.check()
 
 
+def test_the_next_try_waits_for_what_a_given_up_one_may_yet_get(make_peer, make_engine):
+    """Else the server would say "busy" of a lock that nobody else has."""
+    peer = make_peer("""
+        EXPECT l / k / 0
+        WAIT late
+        SEND ok {t1} 30
+        EXPECT r / k / {t1}
+        SEND ok
+        EXPECT l / k / 0
+        SEND ok {t2} 30
+    """)
+    engine = make_engine(peer)
+    call = engine.start("acquire", key="k")
+    peer.reached("late")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    next_one = engine.start("acquire", key="k")
+    assert [h.state for h in engine.holds()] == ["trying"]
+    peer.go("late")
+    assert engine.finish(next_one).status == "ok"
+    peer.check()
+    assert engine.is_held("k")
+
+
 def test_a_late_grant_of_a_try_that_ran_out_of_time_is_given_back(make_peer, make_engine):
     peer = make_peer("""
         EXPECT l / own / 0
