@@ -345,3 +345,29 @@ def test_a_connection_on_which_a_given_up_enqueue_is_answered_is_closed(make_pee
     peer.go("late")
     peer.check()
     assert peer.count("w") == 0 and not engine.holds()
+
+
+def test_a_given_up_place_is_left_at_once_whatever_else_its_connection_waits_for(make_peer, make_engine):
+    peer = make_peer("""
+        EXPECT l / lost / 0
+        SEND ok {t1} 30
+        WAIT die
+        CLOSE
+        ACCEPT
+        EXPECT r / lost / {t1}
+        SEND error
+        EXPECT e / k /
+        WAIT given up
+        SEND queued
+        EOF
+    """, auto={"r": None})
+    engine = make_engine(peer, connect_timeout=60)
+    engine.ok("acquire", key="lost")
+    peer.go("die")
+    eventually(lambda: not engine.is_held("lost"))
+    call = engine.start("enqueue", key="k")
+    peer.reached("given up")
+    engine.cancel(call)
+    assert engine.finish(call).status == "canceled"
+    peer.go("given up")
+    peer.check()
