@@ -301,17 +301,6 @@ static bool is(const char *line, size_t len, const char *word)
     return len == strlen(word) && memcmp(line, word, len) == 0;
 }
 
-static const char *lapsed(struct model_key *k, struct conn *c)
-{
-    struct model_hold *h = model_unasked(k, c);
-
-    if (h == NULL)
-        return WRONG("no place of %s has lapsed", k->name);
-    h->ending = EXPIRED;
-    h->seen->judged = true;
-    return NULL;
-}
-
 /* No. Is it true? */
 static const char *refused(struct judge *j, struct conn *c, const char *line, size_t len)
 {
@@ -328,6 +317,12 @@ static const char *refused(struct judge *j, struct conn *c, const char *line, si
     }
     if (a->verb == 'r' || a->verb == 'n')
         return j->drained ? NULL : broken(k, model_unknown(k, a->token, now_of(j)));
+    if (is(line, len, "error_lease_expired")) {
+        const char *wrong = broken(k, model_too_late(k, c, now_of(j)));
+
+        note(j, k);
+        return wrong;
+    }
     if (!is(line, len, "error_already_enqueued") && a->verb != 'e')
         model_left(k, c);
     if (is(line, len, "error_limit_mismatch"))
@@ -336,8 +331,6 @@ static const char *refused(struct judge *j, struct conn *c, const char *line, si
         return j->server->max_locks < 1024 ? NULL : WRONG("too few keys for error_max_locks");
     if (is(line, len, "error_max_waiters"))
         return j->server->max_waiters ? NULL : WRONG("too few waiters for error_max_waiters");
-    if (is(line, len, "error_lease_expired"))
-        return lapsed(k, c);
     if (j->drained || j->server->personality == V0_5)
         return NULL;
     if (is(line, len, "error_already_enqueued"))

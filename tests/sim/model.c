@@ -162,6 +162,19 @@ const char *model_granted(struct model_key *k, struct conn *who, const char *tok
     return wrong;
 }
 
+const char *model_too_late(struct model_key *k, struct conn *who, int64_t now_ms)
+{
+    int beside = (int)k->limit; /* none: it has lapsed, after those before it */
+    int64_t since_ms = now_ms;
+
+    while (model_unasked(k, who) == NULL) {
+        if (!came_up_unseen(k, now_ms, &beside, &since_ms))
+            return "refused as lapsed, and cannot have come up";
+    }
+    model_lapsed(k, who, now_ms);
+    return NULL;
+}
+
 const char *model_taken_up(struct model_key *k, struct model_hold *h, const char *token, int64_t now_ms)
 {
     const char *wrong = model_surely(k, now_ms) >= k->limit ? "given to a place beyond its limit" : NULL;

@@ -52,6 +52,7 @@ const char *model_busy(const struct model_key *k, int64_t now_ms, int64_t late_m
 const char *model_renewed(struct model_key *k, const char *token, int64_t lease_ms, int64_t now_ms);
 const char *model_released(struct model_key *k, const char *token, int64_t now_ms, int64_t late_ms);
 const char *model_unknown(const struct model_key *k, const char *token, int64_t now_ms); /* renewal or release refused */
+const char *model_too_late(struct model_key *k, struct conn *who, int64_t now_ms); /* a wait for a place that has lapsed */
 const char *model_mismatch(const struct model_key *k, int64_t limit);
 
 /* What happens without an answer. */

@@ -549,6 +549,17 @@ static void no_more_trouble(void)
     }
 }
 
+/* What waits unseen for one lease after the other at a server without auto-release; bounded, should it never end. */
+static void last_leases(void)
+{
+    int64_t until = sim_now + 1200 * SECOND;
+
+    for (struct server *s = all_servers; s; s = s->next) {
+        while (!s->ended && !s->auto_release && s->traits->close_unseen && judge_empty(s->judge) && sim_now < until)
+            run_until(sim_now + 30 * SECOND);
+    }
+}
+
 static void nothing_left(void)
 {
     for (struct server *s = all_servers; s; s = s->next) {
@@ -588,6 +599,7 @@ void script_settle(void)
             client_end(c);
     }
     run_until(sim_now + 260 * SECOND);
+    last_leases();
     nothing_left();
     for (struct client *c = all_clients; c; c = c->next) {
         if (!c->dead)
