@@ -23,10 +23,10 @@ class Size:
     many_holds, many_rounds = 100_000, 5
     memory_keys = 1_000_000
     renewed_holds, renewal_s, renewal_rounds = 10_000, 35, 2
-    pgbench_rounds, pgbench_s = 5, 2
-    turns, turn_rounds = 400, 9
-    crowd, crowd_rounds, crowd_s = 500, 5, 4
-    builtin_scale, builtin_rounds, builtin_s = 4, 5, 3
+    pgbench_rounds, pgbench_s = 11, 1
+    turns, turn_rounds = 300, 15
+    crowd, crowd_rounds, crowd_s = 500, 5, 2
+    builtin_scale, builtin_rounds, builtin_s = 4, 13, 1
 
 
 class Built:
