@@ -47,13 +47,26 @@ int epoll_ctl(int set, int op, int fd, struct epoll_event *event)
     return (int)syscall(SYS_epoll_ctl, set, op, fd, event);
 }
 
-int poll(struct pollfd *fds, nfds_t n, int timeout)
+static int counted_poll(struct pollfd *fds, nfds_t n, int timeout)
 {
     struct timespec t = {timeout / 1000, timeout % 1000 * 1000000L};
 
     calls_poll++;
     last_timeout = timeout;
     return (int)syscall(SYS_ppoll, fds, n, timeout < 0 ? NULL : &t, NULL, (size_t)8);
+}
+
+int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+    return counted_poll(fds, n, timeout);
+}
+
+/* What a build with _FORTIFY_SOURCE calls instead, as Ubuntu's compiler does by itself. */
+int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size);
+int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
+{
+    assert_true(n * sizeof *fds <= size);
+    return counted_poll(fds, n, timeout);
 }
 
 static void forget_counts(void)
