@@ -190,6 +190,10 @@ static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
     if (error) {
         dfl_server_orphan(call->server, h->kind, h->key, h->token);
         dfl_fail_without(call, error);
+    } else if (a->kind == DFL_ANS_OK && dfl_needs_confirming(h->server->client, r, h->lease_s)) {
+        /* Older than the lease that it speaks of: once more, in what time is left. */
+        if (dfl_hold_renew(h, confirm_done, call, &call->request) != DFL_OK)
+            dfl_out_of_memory(call);
     } else if (a->kind == DFL_ANS_OK) {
         dfl_granted(call, r->conn, h->lease_s, r->sent_ms);
     } else {

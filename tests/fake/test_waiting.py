@@ -393,6 +393,25 @@ def test_an_offer_that_is_refused_at_the_end_of_the_time_is_busy(make_peer, make
     assert engine.holds() == []
 
 
+def test_a_confirmation_older_than_the_lease_is_asked_for_again(make_peer, make_engine):
+    """It says that the lease began when it was sent, and that lease is over."""
+    peer = make_peer(busy() + """
+        ACCEPT
+        EXPECT l / k / 60 1
+        SLEEP 0.8
+        SEND ok {t1} 1
+        EXPECT n / k / {t1} 1
+        SLEEP 1.2
+        SEND ok 1
+        EXPECT n / k / {t1} 1
+        SEND ok 1
+    """, auto={"n": "ok {lease}"})
+    engine = make_engine(peer)
+    engine.ok("acquire", key="k", timeout=60, lease=1)
+    assert engine.is_held("k")
+    peer.check()
+
+
 def test_an_offer_whose_confirmation_is_never_answered_is_no_hold(make_peer, make_engine):
     peer = make_peer(busy() + """
         ACCEPT
