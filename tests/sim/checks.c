@@ -153,6 +153,8 @@ void check_new_hold(struct shadow *h)
         sim_fault("cancel", "client %d holds %s, which nobody asks for", h->client->id, key_names[h->key]);
     if (m == NULL)
         sim_fault("yes", "client %d holds %s with a token that no server has given", h->client->id, key_names[h->key]);
+    if (!check_says_yes(h))
+        sim_fault("hold", "client %d is granted %s after its deadline", h->client->id, key_names[h->key]);
     if (u->doing != ACT_WAIT && m->seen->asked_us < u->began_us)
         sim_fault("cancel", "client %d holds %s by a grant that was asked for before", h->client->id, key_names[h->key]);
     if (m->lease_ms != h->lease_s * 1000)
@@ -166,6 +168,15 @@ void check_new_hold(struct shadow *h)
         sim_fault("fence", "client %d has no fence of %s", h->client->id, key_names[h->key]);
     if (m->seen->server->state_file)
         judge_recovered(h);
+}
+
+void check_renewed(const struct user *u)
+{
+    for (const struct shadow *h = u->client->shadows; h; h = h->next) {
+        if (h->user == u && h->key == u->key && check_says_yes(h))
+            return;
+    }
+    sim_fault("hold", "client %d.%d has renewed %s after its deadline", u->client->id, u->id, key_names[u->key]);
 }
 
 /* ------------------------------------------------------------------ expiry */

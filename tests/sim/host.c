@@ -87,6 +87,8 @@ static void on_call_done(void *ctx, struct dfl_call *call)
     struct user *u = dfl_call_user(call);
 
     u->ended = true;
+    if (!c->dead && u->doing == ACT_RENEW && dfl_call_status(call) == DFL_OK)
+        check_renewed(u);
     if (!c->dead)
         sim_at(sim_now, look_at_end, u, 0);
 }

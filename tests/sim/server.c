@@ -318,11 +318,11 @@ static void step(struct server *s)
             next = c->next_of_server;
             look_at(c);
         }
+        for (struct conn *c = s->conns; c; c = next) {
+            next = c->next_of_server;
+            read_timeout(c);
+        }
     } while (look_again);
-    for (struct conn *c = s->conns; c; c = next) {
-        next = c->next_of_server;
-        read_timeout(c);
-    }
     judge_expire(s->judge, check_expired);
     judge(judge_settle(s->judge), s, NULL);
     schedule(s);

@@ -412,6 +412,7 @@ void check_expired(struct model_hold *h);      /* the server's lease of it is ov
 void check_order(const struct model_hold *h, const struct client *c, int64_t asked_us); /* given back by c, and in the way of what c asks */
 void check_harm(const struct conn *c, const char *word); /* the server closes on this word */
 void check_new_hold(struct shadow *h);         /* it has become held */
+void check_renewed(const struct user *u);      /* its call says that it is */
 void check_call(struct user *u, enum dfl_status status); /* it has ended */
 int64_t check_apart(const struct model_hold *h); /* how long its client and its server were out of each other's reach so far */
 void check_asked(struct user *u, int key); /* is_held and assert_held against what is published */
