@@ -1,5 +1,6 @@
 """Holds: renewal, deadlines, loss with when and why, release, and what is given back after a loss."""
 
+import signal
 import time
 
 import pytest
@@ -100,6 +101,25 @@ def test_a_renewal_by_hand_may_change_the_lease(make_peer, make_engine):
     assert engine.hold("k").lease == 2
     assert peer.await_request("n", "k", count=2).argument == peer.value("t1") + " 2"
     assert engine.is_held("k")
+
+
+def test_a_renewal_whose_answer_a_stopped_process_reads_too_late_is_a_loss(make_peer, make_engine):
+    """It reads the answer before it looks at the clock for what is due."""
+    peer = make_peer(held(lease=60) + """
+        EXPECT n / k / {t1} 1
+        WAIT stopped
+        SEND ok 1
+    """, auto={"r": "ok"})
+    engine = make_engine(peer)
+    engine.ok("acquire", key="k", lease=60)
+    call = engine.start("renew", key="k", lease=1)
+    peer.reached("stopped")
+    engine.popen.send_signal(signal.SIGSTOP)
+    peer.go("stopped")
+    seconds_pass(1.2)
+    engine.popen.send_signal(signal.SIGCONT)
+    done = engine.finish(call)
+    assert (done.status, done.sqlstate) == ("lost", "40001") and not engine.is_held("k")
 
 
 @pytest.mark.parametrize("answer", ["ok 60", "error"])
