@@ -171,7 +171,7 @@ const char *model_too_late(struct model_key *k, struct conn *who, int64_t now_ms
         if (!came_up_unseen(k, now_ms, &beside, &since_ms))
             return "refused as lapsed, and cannot have come up";
     }
-    model_lapsed(k, who, now_ms);
+    model_lapsed(k, who, now_ms)->expires_ms = now_ms; /* at the latest */
     return NULL;
 }
 
