@@ -77,6 +77,21 @@ def test_release_of_a_lost_hold_is_false_and_forgets_it(pg, session, server):
 
 
 @pytest.mark.every_version
+def test_a_loss_that_commit_has_told_is_not_told_again(pg, session, server):
+    """Not even when the lost lock's token was released in between, which is false."""
+    assert session.value("SELECT dflock_acquire('k', 0)")
+    token = session.value("SELECT dflock_token('k')")
+    session.run("BEGIN")
+    assert session.value("SELECT dflock_assert_held('k')")
+    assert pg.session().value("SELECT dflock_release('k', %s)", token)
+    assert session.fails("COMMIT").sqlstate == "40001"
+    assert session.value("SELECT dflock_release('k', %s)", token) is False
+    assert session.value("SELECT dflock_acquire('k', 0)")
+    assert session.value("SELECT dflock_release('k')")
+    await_free(server)
+
+
+@pytest.mark.every_version
 def test_released_by_token_from_another_session(pg, session, server):
     token = session.value("SELECT dflock_lock('k') IS NOT NULL") and session.value("SELECT dflock_token('k')")
     other = pg.session()
