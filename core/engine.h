@@ -200,10 +200,11 @@ void dfl_server_failed(struct dfl_server *server, const struct dfl_error *why);
  * of key. */
 void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl_key *key,
                        const char *token);
-/* A release of it that nobody waits for; should its connection die first, it is orphaned. NULL: no
- * memory. */
-struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
-                                         struct dfl_key *key, const char *token);
+/* Releases the token over conn, which got it, and nobody waits for that; should conn die first, it
+ * is orphaned. Without memory the close of conn does it, which is not used again, or the end of the
+ * lease, as nobody renews it: no other hold of conn is to pay for it. */
+void dfl_server_give_back(struct dfl_conn *conn, enum dfl_kind kind, struct dfl_key *key,
+                          const char *token);
 /*
  * The answer to a release. A plain `error` is what a token gets that nobody holds, or what the read
  * time-out says, which has heard nothing and closes: asked again over the same connection, that one

@@ -101,18 +101,6 @@ void dfl_give_up(struct dfl_call *call)
 
 /* ----------------------------------------------------------------- grants */
 
-static void send_back(struct dfl_call *call, const struct dfl_request *r, const char *token)
-{
-    struct dfl_request *back = dfl_server_give_back(call->server, call->args.kind, r->key, token);
-
-    if (back == NULL) {
-        dfl_conn_close(r->conn);
-        return;
-    }
-    dfl_request_owe(back);
-    dfl_conn_send(r->conn, back);
-}
-
 void dfl_granted(struct dfl_call *call, struct dfl_conn *conn, int64_t lease_s, int64_t sent_ms)
 {
     struct dfl_hold *h = call->hold;
@@ -147,12 +135,12 @@ void dfl_take_grant(struct dfl_call *call, const struct dfl_request *r,
     struct dfl_hold *h = call->hold;
 
     if (call->giving_up) {
-        send_back(call, r, a->token);
+        dfl_server_give_back(r->conn, h->kind, h->key, a->token);
         dfl_end_without(call, DFL_CANCELED);
         return;
     }
     if (dfl_fence_read(call->server, r, a->token, &h->fence, &call->error) != DFL_OK) {
-        send_back(call, r, a->token);
+        dfl_server_give_back(r->conn, h->kind, h->key, a->token);
         dfl_end_without(call, DFL_PROTOCOL);
         return;
     }
@@ -165,19 +153,6 @@ void dfl_take_grant(struct dfl_call *call, const struct dfl_request *r,
     dfl_hold_settle(h, r->conn);
     call->conn = NULL;
     dfl_confirm(call);
-}
-
-/* The read time-out says `error` too, and then the server still has the grant. */
-static void give_refused_back(struct dfl_call *call, const struct dfl_request *r)
-{
-    struct dfl_hold *h = call->hold;
-    struct dfl_request *back = dfl_server_give_back(call->server, h->kind, h->key, h->token);
-
-    h->token[0] = '\0';
-    if (back == NULL)
-        return;
-    dfl_request_owe(back);
-    dfl_conn_send(r->conn, back);
 }
 
 static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
@@ -197,7 +172,9 @@ static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
     } else if (a->kind == DFL_ANS_OK) {
         dfl_granted(call, r->conn, h->lease_s, r->sent_ms);
     } else {
-        give_refused_back(call, r);
+        /* the read time-out says `error` too, and then the server still has the grant */
+        dfl_server_give_back(r->conn, h->kind, h->key, h->token);
+        h->token[0] = '\0';
         if (h->from_enqueue) {
             dfl_fail(&call->error, DFL_LAPSED,
                      "the place for %s \"%s\" came up and lapsed before it was taken",

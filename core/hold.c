@@ -378,18 +378,6 @@ static void become_lost(struct dfl_hold *h)
     dfl_hold_changed(h);
 }
 
-static void send_release(struct dfl_hold *h)
-{
-    struct dfl_request *r = dfl_server_give_back(h->server, h->kind, h->key, h->token);
-
-    if (r == NULL) {
-        h->home->single_use = true; /* closing it does the same, later */
-        return;
-    }
-    dfl_request_owe(r);
-    dfl_conn_send(h->home, r);
-}
-
 void dfl_hold_lose(struct dfl_hold *h, const char *format, ...)
 {
     va_list ap;
@@ -398,7 +386,8 @@ void dfl_hold_lose(struct dfl_hold *h, const char *format, ...)
     set_last_error(h, format, ap);
     va_end(ap);
     if (h->home && h->home->state != DFL_CONN_DEAD && h->token[0] != '\0')
-        send_release(h); /* the server may not know yet that nobody counts on it */
+        /* the server may not know yet that nobody counts on it */
+        dfl_server_give_back(h->home, h->kind, h->key, h->token);
     else
         dfl_server_orphan(h->server, h->kind, h->key, h->token);
     become_lost(h);
@@ -493,7 +482,7 @@ void dfl_place_leave(struct dfl_hold *h)
         home = h->home;
     }
     if (home && h->token[0] != '\0')
-        send_release(h);
+        dfl_server_give_back(home, h->kind, h->key, h->token);
     if (h->waiting)
         dfl_conn_withdraw(h->waiting);
     h->waiting = NULL;

@@ -19,7 +19,6 @@ static void drop_answer(struct dfl_request *r, const struct dfl_answer_line *ans
 static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *a,
                            const struct dfl_error *error)
 {
-    struct dfl_request *back;
     bool sem = dfl_command_is_sem(r->cmd);
 
     (void)error;
@@ -30,17 +29,7 @@ static void tombstone_done(struct dfl_request *r, const struct dfl_answer_line *
     if (DFL_PLANTED(4) || a == NULL || r->key == NULL || a->token[0] == '\0' ||
         !(a->kind == DFL_ANS_OK || a->kind == DFL_ANS_ACQUIRED))
         return;
-    back = dfl_server_give_back(r->conn->server, sem ? DFL_SEMAPHORE : DFL_LOCK, r->key, a->token);
-    if (back == NULL) {
-        struct dfl_error why;
-
-        /* Without memory to say so, closing is the way left to give it back. */
-        dfl_fail(&why, DFL_NOMEM, "out of memory");
-        dfl_conn_die(r->conn, &why);
-        return;
-    }
-    dfl_request_owe(back);
-    dfl_conn_send(r->conn, back);
+    dfl_server_give_back(r->conn, sem ? DFL_SEMAPHORE : DFL_LOCK, r->key, a->token);
 }
 
 enum dfl_command dfl_command_for(enum dfl_command cmd, enum dfl_kind kind)

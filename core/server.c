@@ -205,10 +205,23 @@ static void given_back(struct dfl_request *r, const struct dfl_answer_line *a,
     dfl_server_released(r->owner, r, a, error);
 }
 
-struct dfl_request *dfl_server_give_back(struct dfl_server *server, enum dfl_kind kind,
-                                         struct dfl_key *key, const char *token)
+static struct dfl_request *new_release(struct dfl_server *server, enum dfl_kind kind,
+                                       struct dfl_key *key, const char *token)
 {
     return dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, kind), key, token, given_back, server);
+}
+
+void dfl_server_give_back(struct dfl_conn *conn, enum dfl_kind kind, struct dfl_key *key,
+                          const char *token)
+{
+    struct dfl_request *r = new_release(conn->server, kind, key, token);
+
+    if (r == NULL) {
+        conn->single_use = true;
+        return;
+    }
+    dfl_request_owe(r);
+    dfl_conn_send(conn, r);
 }
 
 void dfl_server_sees_to(struct dfl_server *server, struct dfl_request *release)
@@ -224,15 +237,10 @@ void dfl_server_orphan(struct dfl_server *server, enum dfl_kind kind, struct dfl
 
     if (token[0] == '\0' || server->client->shut)
         return;
-    r = dfl_server_give_back(server, kind, key, token);
-    if (r == NULL)
-        return;
-    if (server->control && server->control->state == DFL_CONN_READY) {
-        dfl_request_owe(r);
-        dfl_conn_send(server->control, r);
-    } else {
+    if (server->control && server->control->state == DFL_CONN_READY)
+        dfl_server_give_back(server->control, kind, key, token);
+    else if ((r = new_release(server, kind, key, token)) != NULL)
         dfl_list_append(&server->orphans, &r->link);
-    }
 }
 
 /* ------------------------------------------------------------- signs of life */
