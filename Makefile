@@ -299,7 +299,7 @@ JSON_READERS := $(patsubst %,$(OBJ)/sqlite_ext/%.o,answers server_locks snapshot
 fuzz-programs: $(FUZZ)
 $(BUILD)/tests/fuzz/fuzz_stats: $(JSON_READERS)
 SCARCE := $(patsubst %,$(BUILD)/tests/fuzz/fuzz_%,engine session)
-$(SCARCE): $(OBJ)/tests/fuzz/memory.o
+$(SCARCE): $(OBJ)/tests/fuzz/scarce_memory.o
 $(SCARCE): WRAPPED := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=strdup
 $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)

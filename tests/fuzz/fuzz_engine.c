@@ -8,7 +8,7 @@
  * still comes to rest; with silent servers every call ends; and at the end nothing is left.
  */
 #include "input.h"
-#include "memory.h"
+#include "scarce_memory.h"
 
 #include <inttypes.h>
 

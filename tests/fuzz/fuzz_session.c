@@ -7,7 +7,7 @@
  * what the kind needs behind it. The target moves bytes as the loop does, and no others.
  */
 #include "input.h"
-#include "memory.h"
+#include "scarce_memory.h"
 
 #include "proto.h"
 #include "server/session.h"

@@ -1,9 +1,9 @@
 /*
- * memory.h - memory that runs out where the fuzzer's bytes say so. The linker puts it in front of
- * the C library's malloc, calloc, realloc and strdup.
+ * scarce_memory.h - memory that runs out where the fuzzer's bytes say so. The linker puts it in
+ * front of the C library's malloc, calloc, realloc and strdup.
  */
-#ifndef FUZZ_MEMORY_H
-#define FUZZ_MEMORY_H
+#ifndef FUZZ_SCARCE_MEMORY_H
+#define FUZZ_SCARCE_MEMORY_H
 
 #include "input.h"
 

@@ -1,7 +1,7 @@
 /*
- * memory.c - counts allocations, and lets those fail that memory_runs_out() has chosen.
+ * scarce_memory.c - counts allocations, and lets those fail that memory_runs_out() has chosen.
  */
-#include "memory.h"
+#include "scarce_memory.h"
 
 #include <stdbool.h>
 
