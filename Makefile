@@ -125,6 +125,8 @@ pgxs = mkdir -p $(BUILD)/pg-$(call pg_major,$(1)) && \
 	$(MAKE) $(if $(V),,-s) --no-print-directory -C $(BUILD)/pg-$(call pg_major,$(1)) -f $(ROOT)/Makefile \
 	PGXS_PART=1 PG_CONFIG=$(1) STRICT=$(STRICT) COVERAGE=$(COVERAGE) PLANT=$(PLANT) $(2)
 
+no_pg = echo 'no PostgreSQL headers found by $(PG_CONFIG): make deps installs them, PG_CONFIG= names another' >&2; exit 1
+
 .PHONY: all pg
 all: $(DAEMON) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
 
@@ -135,8 +137,7 @@ ifneq ($(PG_HEADERS),)
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 	@ln -sfn pg-$(PG_MAJOR) $(BUILD)/pg
 else
-	@echo 'no PostgreSQL headers found by $(PG_CONFIG):' \
-		'install them (make deps) or name another (PG_CONFIG=)' >&2; exit 1
+	@$(no_pg)
 endif
 
 # Whole archives for the parts; a program takes out of them what it uses.
@@ -156,7 +157,7 @@ $(DAEMON): $(OBJ)/server/main.o $(SERVER_PARTS) $(CORE)
 # A distribution that wants its own says SQLITE_OPENSSL=shared.
 SQLITE_OPENSSL ?= static
 # Some distributions' libcrypto.a can compress with zstd.
-ZSTD := $(if $(filter /%,$(shell $(CC) -print-file-name=libzstd.a)),-l:libzstd.a)
+ZSTD := $(if $(filter /%,$(shell $(CC) -print-file-name=libzstd.a 2>/dev/null)),-l:libzstd.a)
 SQLITE_LIBRARIES := $(if $(filter shared,$(SQLITE_OPENSSL)),-Wl$(comma)--as-needed $(LIBRARIES) -ljson-c,\
 	-l:libssl.a -l:libcrypto.a $(ZSTD) -l:libz.a -l:libcares.a -l:libjson-c.a -ldl -lm)
 
@@ -170,13 +171,18 @@ $(OBJ)/%.o: %.c $(OBJ)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
 
-# Other flags mean compiling again.
+# Other flags mean compiling again; and before the first file is compiled, what is missing is named.
 STAMP := $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(SQLITE_OPENSSL)
+HEADERS := openssl/ssl.h zlib.h ares.h sqlite3.h json-c/json.h
 .PHONY: FORCE
 FORCE:
 $(OBJ)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(subst ','\'',$(STAMP))' | cmp -s - $@ || echo '$(subst ','\'',$(STAMP))' > $@
+	@echo '$(subst ','\'',$(STAMP))' | cmp -s - $@ || { $(has_all) && echo '$(subst ','\'',$(STAMP))' > $@; }
+has_all = command -v $(firstword $(CC)) >/dev/null || { echo 'there is no compiler ($(CC)); make deps installs what is needed' >&2; exit 1; }; \
+	for header in $(HEADERS); do \
+		echo "\#include <$$header>" | $(CC) $(CPPFLAGS) $(CFLAGS) -E - >/dev/null 2>&1 || \
+			{ echo "the header $$header is missing; make deps installs what is needed" >&2; exit 1; }; done
 
 # ----------------------------------------------------------------------------------------- tests
 
@@ -202,7 +208,7 @@ $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 include $(wildcard tests/*/*.mk)
 
 .PHONY: check valgrind run-tests test-programs test-tools pg-versions pg-one
-check:  ## sets up what the tests need and runs them; SUITE=unit,sqlite selects, SANITIZE=address,undefined or thread
+check:  ### all tests; SUITE=unit,sqlite TESTS=test_load selects; SANITIZE=address,undefined or thread
 	@tools/deps build test
 	+@$(MAKE) --no-print-directory run-tests
 
@@ -214,7 +220,7 @@ run-tests: all test-programs test-tools $(if $(ONLY_THREADS),,$(if $(call asked,
 		PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
 		/usr/bin/python3 tests/run $(if $(VALGRIND),--valgrind) $(if $(SUITE),--suites $(SUITE)) $(if $(TESTS),--tests $(TESTS))
 
-valgrind:  ## suites with what loads an extension under memcheck; SUITE=sqlite or pg; TESTS=test_worker,test_load
+valgrind:  ### the tests under memcheck: SUITE=sqlite or pg; TESTS=test_worker,test_load selects
 	@tools/deps build test
 	+@$(MAKE) --no-print-directory run-tests VALGRIND=1
 
@@ -256,10 +262,10 @@ pg-one:
 	+@$(call pgxs,$(PG_CONFIG_PATH),all)
 
 .PHONY: installcheck bench fuzz fuzz-planted fault-planted planted version-check
-installcheck:  ## pg_regress against the running PostgreSQL where `make install` has been
-	+@$(call pgxs,$(PG_CONFIG_PATH),installcheck)
+installcheck:  ### pg_regress against the running PostgreSQL where `make install` has been
+	+@$(if $(PG_HEADERS),$(call pgxs,$(PG_CONFIG_PATH),installcheck),$(no_pg))
 
-bench: all test-programs test-tools  ## speed, as ratios measured in one run; PARTS=sqlite,server,... selects
+bench: all test-programs test-tools  ### speed, as ratios measured in one run; PARTS=sqlite,server,... selects
 	@BUILD=$(BUILD) VENV=$(VENV) $(VENV)/bin/python tests/bench/run $(if $(PARTS),--only $(PARTS)) $(ARGS)
 
 # Seconds with faults, seconds without, how many lock servers (a round each); the histories stay in build/fault.
@@ -267,30 +273,32 @@ DURATION ?= 60
 CALM ?= 20
 SERVERS ?= 1,3
 .PHONY: fault
-fault: all test-tools  ## real processes, killed, stopped and cut off; DURATION=60 CALM=20 SERVERS=1,3 SEED=
+fault: all test-tools  ### real processes, killed, stopped and cut off; DURATION=60 CALM=20 SERVERS=1,3 SEED=
 	@BUILD=$(BUILD) PGSERVER=$(PGSERVER) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' PYTHONDONTWRITEBYTECODE=1 \
 		$(VENV)/bin/python tests/fault/run --duration $(DURATION) --calm $(CALM) --servers $(SERVERS) $(if $(SEED),--seed $(SEED))
 
 # Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
 SECONDS ?= 30
-fuzz:  ## libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
+fuzz:  ### libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
+	@tools/deps build proof
 	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
 		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 	@BUILD=build/fuzz tests/fuzz/run --seconds $(SECONDS) $(if $(TARGETS),--targets $(TARGETS))
 
-fuzz-planted:  ## a bug planted for each target, which must be found
+fuzz-planted:  ### a bug planted for each target, which must be found
+	@tools/deps build proof
 	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
 		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 	@BUILD=build/fuzz tests/planted/run fuzz
 
 # The same in a build with bugs in PostgreSQL's host and in the server; ARGS='--only 10,14'.
 KIND ?= hosts
-planted:  ## bugs planted in the PostgreSQL host and in the server, which must be found
+planted:  ### bugs planted in the PostgreSQL host and in the server, which must be found
 	+@$(MAKE) --no-print-directory PLANT=1 all test-tools
 	@BUILD=build/planted VENV=$(VENV) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
 		DFLOCKD_PG_CONFIGS='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' tests/planted/run $(KIND) $(ARGS)
 
-fault-planted:  ## the same, found by runs of faults
+fault-planted:  ### the same, found by runs of faults
 	+@$(MAKE) --no-print-directory planted KIND=faults
 
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -307,15 +315,16 @@ $(FUZZ): $(BUILD)/tests/fuzz/%: $(OBJ)/tests/fuzz/%.o $(SERVER_PARTS) $(CORE)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer $(WRAPPED) -o $@ $(filter %.o,$^) $(SERVER_PARTS) $(CORE) $(LIBRARIES) -ljson-c -lm
 
 .PHONY: lint proof coverage
-lint:  ## clang's warnings, clang-tidy, cppcheck
+lint:  ### warnings of clang and gcc, clang-tidy, cppcheck
+	@tools/deps build proof
 	@tests/lint
 
-proof: all  ## the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
+proof: all  ### the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
 	@tools/deps build test proof
 	@tests/proof
 
 # Everything once more, in a build that counts what runs; PostgreSQL in one version.
-coverage:  ## lines and branches that the tests run, in a table; ARGS='--suites unit,pg'
+coverage:  ### lines and branches that the tests run, in a table; ARGS='--suites unit,pg'
 	@tools/deps build test coverage
 	+@$(MAKE) --no-print-directory COVERAGE=1 all test-programs test-tools
 	@BUILD=build/coverage VENV=$(VENV) NODE=$(NODE) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' \
@@ -330,10 +339,10 @@ version-check:
 deps:  ## installs what building and the demo need (Debian, as root), or says what to install
 	@tools/deps build
 
-deps-test:  ## installs what the tests need
+deps-test:  ### installs what the tests need
 	@tools/deps build test
 
-demo:  ## locks between real shells, from nothing, in a transcript
+demo:  ## builds, starts a lock server, and shows locks between real shells
 	@tools/deps build
 	+@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) demo/run
@@ -372,7 +381,12 @@ clean:  ## what was built; keeps downloaded test tools
 distclean:  ## all of build/
 	rm -rf build
 
+# Two marks: ## for those who use it, ### for those who test it.
+helped = sed -n 's/^\([a-z-]*\):.*  $(1) \(.*\)/  make \1\t\2/p' $(filter %akefile %.mk,$(MAKEFILE_LIST)) | expand -t 24
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(filter %akefile %.mk,$(MAKEFILE_LIST)) | expand -t 24
+	@$(call helped,##)
+	@echo
+	@echo 'Tests, finders of bugs and measurements (docs/testing.md):'
+	@$(call helped,###)
 
 endif

@@ -108,6 +108,34 @@ def test_deps_names_what_is_missing_to_those_who_may_not_install(directory):
     assert "libcmocka-dev" not in done.stderr
 
 
+def refused(*command, **env):
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUILD")}
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=dict(clean, **env), capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=120)
+    assert done.returncode != 0 and done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_make_names_what_is_missing(directory):
+    """In one line, and then only make's own that it stops."""
+    for variables, line in (
+            (["CC=no-such-cc"], "there is no compiler (no-such-cc); make deps installs what is needed"),
+            (["HEADERS=zlib.h no-such.h"], "the header no-such.h is missing; make deps installs what is needed"),
+            (["pg", "PG_CONFIG=no-such-config"], "no PostgreSQL headers found by no-such-config: "
+             "make deps installs them, PG_CONFIG= names another"),
+            (["installcheck", "PG_CONFIG=no-such-config"], "no PostgreSQL headers found by no-such-config: "
+             "make deps installs them, PG_CONFIG= names another")):
+        said = refused("make", "WITHOUT_PG=1", f"BUILD={directory / 'build'}", *variables)
+        assert said[0] == line and len(said) == 2 and said[1].startswith("make: *** "), said
+
+
+def test_lint_does_not_pass_for_want_of_a_checker(directory):
+    for name in ("sh", "dirname", "mktemp", "rm"):
+        (directory / name).symlink_to(shutil.which(name))
+    assert refused(ROOT / "tests" / "lint", PATH=str(directory)) == [
+        "not ok - clang-14 is missing: make lint as root installs it"]
+
+
 def test_functions_fit_a_screen():
     """No function of the shipped C code is longer than 80 lines."""
     too_long = []

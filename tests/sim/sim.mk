@@ -20,7 +20,7 @@ $(SIM): $(SIM_OBJS)
 -include $(SIM_OBJS:.o=.d)
 
 .PHONY: sim sim-planted
-sim: $(SIM)  ## random schedules of broken networks and servers; SEEDS= how many, SEED= one of them with its trace
+sim: $(SIM)  ### random schedules of broken networks and servers; SEEDS= how many, SEED= one of them with its trace
 	$(if $(SEED),$(SIM) --seed $(SEED) --trace,$(SIM) --seeds $(SEEDS))
 
 sim-planted: $(SIM)
