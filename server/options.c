@@ -69,9 +69,9 @@ static const struct option {
     {"no-recovery-wait", NULL, SWITCH, offsetof(struct options, no_recovery_wait), 0, 0, "false",
      "after a crash, grant before the leases of the last run are over"},
     {"debug", "DFLOCKD_DEBUG", SWITCH, offsetof(struct options, debug), 0, 0, "false", "log more"},
-    {"version", NULL, SWITCH, offsetof(struct options, version), 0, 0, "false",
+    {"version", NULL, SWITCH, offsetof(struct options, version), 0, 0, NULL,
      "print the version and end"},
-    {"help", NULL, SWITCH, offsetof(struct options, help), 0, 0, "false", "print this and end"},
+    {"help", NULL, SWITCH, offsetof(struct options, help), 0, 0, NULL, "print this and end"},
 };
 
 #define OPTIONS (sizeof table / sizeof table[0])
@@ -364,7 +364,7 @@ void options_print_help(void)
         printf("  --%-30s %s%s%s%s\n", row->flag, row->help, row->initial ? " (" : "",
                row->initial ? row->initial : "", row->initial ? ")" : "");
         if (row->variable)
-            printf("    %-30s\n", row->variable);
+            printf("    %s\n", row->variable);
     }
     printf("\nA flag wins over the environment variable under it, which wins over the default in "
            "brackets. Times are in\n"

@@ -6,6 +6,7 @@
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,11 +25,11 @@ const char *tls_reason(void)
 static void keep_reason(void)
 {
     unsigned long error = ERR_get_error();
+    const char *text = error ? ERR_reason_error_string(error) : "connection closed";
 
-    if (error)
-        ERR_error_string_n(error, reason, sizeof reason);
-    else
-        strcpy(reason, "connection closed");
+    if (!text && ERR_GET_LIB(error) == ERR_LIB_SYS)
+        text = strerror(ERR_GET_REASON(error));
+    snprintf(reason, sizeof reason, "%s", text ? text : "OpenSSL does not say why");
     ERR_clear_error();
 }
 

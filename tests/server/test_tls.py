@@ -107,12 +107,17 @@ def test_hang_up_without_tls_is_harmless(server):
 
 
 def test_bad_files_at_the_start(make_server, certs, directory):
-    for cert, key in [(directory / "none", certs.server.key), (certs.server.cert, directory / "none"),
-                      (certs.server.cert, certs.server2.key)]:
+    none, empty = directory / "none", directory / "empty"
+    empty.touch()
+    for cert, key, why in [(none, certs.server.key, f"read certificate {none}: No such file or directory"),
+                           (certs.server.cert, none, f"read private key {none}: No such file or directory"),
+                           (empty, certs.server.key, f"read certificate {empty}: no start line"),
+                           (certs.server.cert, certs.server2.key,
+                            f"read private key {certs.server2.key}: key values mismatch")]:
         with pytest.raises(StartFailed) as failed:
             make_server("--tls-cert", cert, "--tls-key", key)
         assert failed.value.status == 1
-        assert "cannot start" in failed.value.log
+        assert f'msg="cannot start" error="{why}"' in failed.value.log
 
 
 def test_a_plain_client_and_garbage(secure, certs):
