@@ -319,16 +319,16 @@ static enum dfl_status say_self(const struct dfl_client *c, const struct dfl_hol
 
     if (h->state != DFL_HELD)
         return dfl_fail(err, DFL_SELF,
-                        "this session is already in line for %s \"%s\" (since %.1f s ago): use "
+                        "this session is already in line for %s \"%s\" (for %.1f s): use "
                         "dflock_wait, or dflock_cancel",
                         kind, h->key->bytes, dfl_seconds_since(c, h->since_ms));
     if (h->slots > 1)
         return dfl_fail(err, DFL_SELF,
                         "all %lld slots of semaphore \"%s\" are already held by this session (the "
-                        "first since %.1f s ago)",
+                        "first for %.1f s)",
                         (long long)h->slots, h->key->bytes, dfl_seconds_since(c, h->acquired_ms));
-    return dfl_fail(err, DFL_SELF, "%s \"%s\" is already held by this session (since %.1f s ago)",
-                    kind, h->key->bytes, dfl_seconds_since(c, h->acquired_ms));
+    return dfl_fail(err, DFL_SELF, "%s \"%s\" is already held by this session (for %.1f s)", kind,
+                    h->key->bytes, dfl_seconds_since(c, h->acquired_ms));
 }
 
 /* Waiting for h would be waiting for oneself. */

@@ -164,7 +164,7 @@ SITUATIONS = {
     'LK001: limit mismatch: "..." is in use at ... with another limit than ...': other_limit,
     'LK004: ... answered the request for lock "..." with error_max_locks: ...': full,
     '55P03: lock "..." was not granted within ... s': busy,
-    '55006: lock "..." is already held by this session (since ... s ago)': twice,
+    '55006: lock "..." is already held by this session (for ... s)': twice,
     '55000: "..." is not held by this session': never_held,
     '55000: this session is not in line for lock "...": use dflock_enqueue first': never_queued,
     '40001: lock "..." was lost ... s ago: ...': lost,
