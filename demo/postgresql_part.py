@@ -148,7 +148,7 @@ def with_sqlite(p, s):
 
 def begin_transaction(p):
     """Before the lock server dies: a transaction that counts on its lock."""
-    title("The lock server dies, inside a transaction")
+    title("A transaction that counts on its lock")
     p.ask("CREATE TABLE ledger(entry text);", "")
     p.ask("BEGIN;", "")
     p.ask("SELECT dflock_xact_lock('ledger') > 0;", "t")
