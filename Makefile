@@ -129,6 +129,7 @@ no_pg = echo 'no PostgreSQL headers found by $(PG_CONFIG): make deps installs th
 
 .PHONY: all pg
 all: $(DAEMON) $(SQLITE) $(if $(PG_HEADERS),pg)  ## everything that can be built here (the default)
+	$(if $(PG_HEADERS)$(WITHOUT_PG)$(ONLY_THREADS),,@echo '  PGXS  left out: no PostgreSQL server headers found by $(PG_CONFIG)')
 
 # The newest module asked for by name or by `make` is build/pg, whatever its version.
 pg:  ## the PostgreSQL module alone; PG_CONFIG= chooses the version

@@ -129,6 +129,12 @@ def test_make_names_what_is_missing(directory):
         assert said[0] == line and len(said) == 2 and said[1].startswith("make: *** "), said
 
 
+def test_make_says_that_postgresql_was_left_out():
+    left_out = "  PGXS  left out: no PostgreSQL server headers found by no-such-config\n"
+    assert left_out in run("make", "PG_CONFIG=no-such-config", f"BUILD={BUILD}")
+    assert "PGXS" not in run("make", "WITHOUT_PG=1", f"BUILD={BUILD}")
+
+
 def test_lint_does_not_pass_for_want_of_a_checker(directory):
     for name in ("sh", "dirname", "mktemp", "rm"):
         (directory / name).symlink_to(shutil.which(name))
