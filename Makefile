@@ -191,7 +191,7 @@ has_all = command -v $(firstword $(CC)) >/dev/null || { echo 'there is no compil
 # Other files there are helpers of all. C programs of other suites: tests/<suite>/*.c, one program each.
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 UNIT_HELPERS := $(patsubst %.c,$(OBJ)/%.o,$(filter-out tests/unit/test_%.c,$(wildcard tests/unit/*.c)))
-PROGRAM_SUITES := fake conformance server sqlite interop pg bench
+PROGRAM_SUITES := conformance server sqlite interop pg bench
 PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(foreach s,$(PROGRAM_SUITES),$(wildcard tests/$(s)/*.c)))
 
 $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) $(CORE)

@@ -1,4 +1,4 @@
-"""The engine in a process of its own, driven through tests/fake/driver.c."""
+"""The engine in a process of its own, driven through tests/fake/driver."""
 
 import json
 import os
