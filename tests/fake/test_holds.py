@@ -7,14 +7,32 @@ import pytest
 
 from lib.eventually import always, eventually
 
-LOST = """
+HELD = """
     EXPECT l / k / 0*
     SEND ok {t1} {lease}
 """
 
 
 def held(more="", lease=30):
-    return LOST.replace("{lease}", str(lease)) + more
+    return HELD.replace("{lease}", str(lease)) + more
+
+
+# What was lost is released again before the key is asked for, and once more when it is held.
+LOST_THEN_AGAIN = held("WAIT die\nCLOSE") + """
+    ACCEPT
+    EXPECT r / k / {t1}
+    SEND error
+    EXPECT l / k / 0
+    SEND ok {t2} 30
+    EXPECT r / k / {t1}
+    SEND error
+"""
+
+
+def acquire_and_lose(engine, peer):
+    engine.ok("acquire", key="k")
+    peer.go("die")
+    eventually(lambda: not engine.is_held("k"))
 
 
 def seconds_pass(seconds):
@@ -251,47 +269,25 @@ def test_a_lost_connection_is_a_loss_at_once(make_peer, make_engine, end):
 def test_lost_is_for_good_even_if_the_server_is_back(make_peer, make_engine):
     peer = make_peer(held("WAIT die\nCLOSE"), auto={"n": "ok {lease}", "r": "ok", "l": "ok {t9} 30"})
     engine = make_engine(peer)
-    engine.ok("acquire", key="k")
-    peer.go("die")
-    eventually(lambda: not engine.is_held("k"))
+    acquire_and_lose(engine, peer)
     engine.ok("acquire", key="other")
     seconds_pass(0.3)
     assert not engine.is_held("k") and peer.count("l", "k") == 1 and peer.count("n", "k") == 0
 
 
 def test_the_first_acquire_after_an_untold_loss_says_so_the_next_is_carried_out(make_peer, make_engine):
-    peer = make_peer(held("WAIT die\nCLOSE") + """
-        ACCEPT
-        EXPECT r / k / {t1}
-        SEND error
-        EXPECT l / k / 0
-        SEND ok {t2} 30
-        EXPECT r / k / {t1}
-        SEND error
-    """)
+    peer = make_peer(LOST_THEN_AGAIN)
     engine = make_engine(peer)
-    engine.ok("acquire", key="k")
-    peer.go("die")
-    eventually(lambda: not engine.is_held("k"))
+    acquire_and_lose(engine, peer)
     assert engine.fails("acquire", "lost", key="k").sqlstate == "40001"
     assert engine.ok("acquire", key="k").token == peer.value("t2")
     peer.check()
 
 
 def test_a_told_loss_does_not_stop_the_next_acquire(make_peer, make_engine):
-    peer = make_peer(held("WAIT die\nCLOSE") + """
-        ACCEPT
-        EXPECT r / k / {t1}
-        SEND error
-        EXPECT l / k / 0
-        SEND ok {t2} 30
-        EXPECT r / k / {t1}
-        SEND error
-    """)
+    peer = make_peer(LOST_THEN_AGAIN)
     engine = make_engine(peer)
-    engine.ok("acquire", key="k")
-    peer.go("die")
-    eventually(lambda: not engine.is_held("k"))
+    acquire_and_lose(engine, peer)
     assert engine.assert_held("k").status == "lost"
     engine.ok("acquire", key="k")
     assert engine.is_held("k")
@@ -301,9 +297,7 @@ def test_a_told_loss_does_not_stop_the_next_acquire(make_peer, make_engine):
 def test_a_lost_hold_can_only_be_let_go(make_peer, make_engine):
     peer = make_peer(held("WAIT die\nCLOSE"), auto={"r": "ok"})
     engine = make_engine(peer)
-    engine.ok("acquire", key="k")
-    peer.go("die")
-    eventually(lambda: not engine.is_held("k"))
+    acquire_and_lose(engine, peer)
     assert engine.fails("renew", "lost", key="k").sqlstate == "40001"
     engine.fails("release", "not_held", key="k")
     assert engine.holds() == []

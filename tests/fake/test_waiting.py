@@ -81,25 +81,16 @@ def test_the_server_itself_says_timeout(make_peer, make_engine):
     peer.check()
 
 
-def test_a_whole_timeout_has_a_little_patience_then_asks_once_more(make_peer, make_engine):
+@pytest.mark.parametrize("timeout, least, most", [(1, 1050, 3000), (0.4, 395, 900)], ids=[
+    "a whole one has a little patience", "a fraction ends before the second that the wire was told"])
+def test_when_the_time_is_over_it_is_asked_once_more(make_peer, make_engine, timeout, least, most):
     peer = make_peer(busy("EXPECT l / k / 0\nSEND timeout") + """
         ACCEPT
         EXPECT l / k / 1
         EOF
     """)
-    answer = make_engine(peer).fails("acquire", "timeout", key="k", timeout=1)
-    assert 1050 <= answer.ms < 3000
-    peer.check()
-
-
-def test_a_fraction_ends_at_its_exact_moment_and_asks_once_more(make_peer, make_engine):
-    peer = make_peer(busy("EXPECT l / k / 0\nSEND timeout") + """
-        ACCEPT
-        EXPECT l / k / 1
-        EOF
-    """)
-    answer = make_engine(peer).fails("acquire", "timeout", key="k", timeout=0.4)
-    assert 395 <= answer.ms < 900, "before the second that the wire was told"
+    answer = make_engine(peer).fails("acquire", "timeout", key="k", timeout=timeout)
+    assert least <= answer.ms < most
     peer.check()
 
 
