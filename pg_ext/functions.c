@@ -396,11 +396,15 @@ ACQUIRING(dflock_sem_wait, wait_turn, DFL_SEMAPHORE)
 
 /* ------------------------------------------------------------------- giving back */
 
-/* What is given back is gone for the session from the sending on; a request never taken is replaced by a mark. */
+/*
+ * What is given back is gone for the session from the sending on. A request that the worker which has the hold never took
+ * is replaced by a mark; one that it took may not be, because several slots of a semaphore answer to one key.
+ */
 struct giving_back
 {
 	uint32		entry;
 	uint64		hold;			/* 0: none of this session's */
+	uint64		worker;
 };
 
 static void
@@ -408,7 +412,7 @@ undo_give_back(void *arg, const struct dfl_slot_result *result, bool taken)
 {
 	struct giving_back *g = arg;
 
-	if (!taken && g->hold != 0)
+	if (g->hold != 0 && (!taken || g->worker != dfl_live_worker()))
 		dfl_entry_mark(g->entry, g->hold);
 }
 
@@ -416,15 +420,21 @@ undo_give_back(void *arg, const struct dfl_slot_result *result, bool taken)
 static const struct dfl_slot_result *
 ask_giving_back(struct dfl_slot_request *r, struct dfl_own *own)
 {
-	struct giving_back g = {0, 0};
+	struct giving_back g = {0, 0, 0};
+	const struct dfl_slot_result *result;
 
 	if (own != NULL)
 	{
 		g.entry = own->entry;
 		g.hold = own->hold;
+		g.worker = own->worker;
 		dfl_own_drop(own);
 	}
-	return dfl_ask(r, &(struct dfl_undo){undo_give_back, &g});
+	result = dfl_ask(r, &(struct dfl_undo){undo_give_back, &g});
+	/* Lost, or left by an earlier worker, it may still be there: what the session forgets is forgotten. */
+	if (g.hold != 0 && dfl_entry_mark(g.entry, g.hold))
+		dfl_marks_ring();
+	return result;
 }
 
 /* True, or false with a warning; everything else is an error. */

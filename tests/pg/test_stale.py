@@ -1,0 +1,74 @@
+"""What a session asks one worker and the next one answers, and what it forgets while the worker still remembers."""
+
+import os
+import pathlib
+import signal
+
+import pytest
+
+from lib.eventually import eventually
+from pg.waiting import Background, await_free
+
+LOST = "SELECT key FROM dflock_locks WHERE state = 'lost'"
+
+
+def stop(pid):
+    """Returns when the process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
+def stop_worker(pg, watcher):
+    """The worker, standing still while it had nothing to do; its pid."""
+    pid = pg.worker_pid()
+    eventually(lambda: watcher.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Extension'", pid))
+    stop(pid)
+    return pid
+
+
+def asks(session, watcher, sql):
+    """The statement, whose request is made while the worker stands still; the session stands still with it."""
+    asking = Background(session, sql)
+    eventually(lambda: watcher.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active' "
+                                    "AND wait_event_type = 'Extension'", session.pid))
+    stop(session.pid)
+    return asking
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("give_back", ["SELECT dflock_release('k')", "SELECT dflock_release('k', dflock_token('k'))"])
+def test_a_release_that_the_next_worker_finds_leaves_nothing(pg, session, server, watcher, give_back):
+    """The worker ends before it looks at the request; the next one takes it, and the session comes last."""
+    assert session.value("SELECT dflock_acquire('k')")
+    old = stop_worker(pg, watcher)
+    asking = asks(session, watcher, give_back)
+    os.kill(old, signal.SIGTERM)
+    os.kill(old, signal.SIGCONT)
+    pg.await_worker(other_than=old)
+    os.kill(session.pid, signal.SIGCONT)
+    assert asking.failure().sqlstate == "LK006"
+    eventually(lambda: watcher.rows(LOST) == [], deadline=5)
+    assert session.value("SELECT dflock_acquire('k', 5)")
+
+
+@pytest.mark.every_version
+def test_a_token_of_an_earlier_worker_takes_its_hold_along(pg, session, server, watcher):
+    assert session.value("SELECT dflock_acquire('k')")
+    token = session.value("SELECT dflock_token('k')")
+    old = pg.worker_pid()
+    watcher.run("SELECT pg_terminate_backend(%s)", old)
+    pg.await_worker(other_than=old)
+    await_free(server)
+    assert session.value("SELECT dflock_release('k', %s)", token) is False
+    eventually(lambda: watcher.rows(LOST) == [], deadline=5)
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("forget", ["SELECT dflock_cancel('k')", "DISCARD ALL"])
+def test_a_lost_place_that_is_given_up_is_forgotten(pg, session, server, watcher, forget):
+    assert watcher.value("SELECT dflock_acquire('k')")
+    assert session.value("SELECT dflock_enqueue('k')") == "queued"
+    server.kill()
+    eventually(lambda: watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == 2)
+    assert session.rows(forget) in ([], [(False,)])
+    eventually(lambda: watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == 1, deadline=5)
