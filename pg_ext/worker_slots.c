@@ -266,6 +266,21 @@ stream_next(struct own_slot *o)
 		stream_end(o);
 }
 
+/* The backend asks for what follows. An earlier worker may have begun: an empty piece would pass for the end of it. */
+static void
+go_on_streaming(struct own_slot *o)
+{
+	struct dfl_error err;
+
+	if (o->streaming)
+	{
+		stream_next(o);
+		return;
+	}
+	dfl_fail(&err, DFL_NO_WORKER, "the dflockd worker ended in the middle of its answer");
+	hand_out_error(o, &err);
+}
+
 static void
 stream_begin(struct own_slot *o, struct dfl_call *call, size_t rows)
 {
@@ -644,7 +659,7 @@ serve(uint32 index)
 	if (!may_start(o))
 		return;
 	if (o->request.op == DFL_OP_NEXT)
-		stream_next(o);
+		go_on_streaming(o);
 	else if (o->request.op == DFL_OP_SERVERS)
 		stream_begin(o, NULL, dfl_client_servers(dfl_worker_client));
 	else

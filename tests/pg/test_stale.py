@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from lib.eventually import eventually
+from lib.wire import Wire
 from pg.waiting import Background, await_free
 
 LOST = "SELECT key FROM dflock_locks WHERE state = 'lost'"
@@ -72,3 +73,23 @@ def test_a_lost_place_that_is_given_up_is_forgotten(pg, session, server, watcher
     eventually(lambda: watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == 2)
     assert session.rows(forget) in ([], [(False,)])
     eventually(lambda: watcher.value("SELECT count(*) FROM dflock_locks WHERE state = 'lost'") == 1, deadline=5)
+
+
+@pytest.mark.every_version
+def test_a_long_answer_is_whole_or_an_error(pg, session, server, watcher):
+    """The worker ends between two pieces of it: the next worker has none of the rest."""
+    with Wire(server.address) as wire:
+        count = 20000
+        wire.send_raw(b"".join(b"l\nkey%d%s\n0 600\n" % (i, b"x" * 200) for i in range(count)))
+        for _ in range(count):
+            assert wire.receive().startswith("ok ")
+        assert len(watcher.value("SELECT dflock_stats()")[str(server)]["locks"]) == count
+        old = stop_worker(pg, watcher)
+        asking = asks(session, watcher, "SELECT server, key, left(error, 300) FROM dflock_server_locks")
+        os.kill(old, signal.SIGCONT)
+        watcher.run("SELECT dflock_stats()")
+        watcher.run("SELECT pg_terminate_backend(%s)", old)
+        pg.await_worker(other_than=old)
+        os.kill(session.pid, signal.SIGCONT)
+        assert asking.failure().sqlstate == "LK006"
+        assert watcher.value("SELECT 1") == 1
