@@ -8,6 +8,7 @@
 #include "planted.h"
 #include "settings.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
@@ -116,12 +117,25 @@ require_worker(void)
 	return worker;
 }
 
+/* It is another session than the one that runs the query: a lock that it takes ends with it, in the middle of the query. */
+static void
+refuse_parallel_worker(void)
+{
+	struct dfl_error err;
+
+	if (!IsParallelWorker())
+		return;
+	dfl_fail(&err, DFL_UNSUPPORTED, "a parallel worker has no locks of its session");
+	dfl_raise(&err, "Do not mark a function PARALLEL SAFE that calls functions of dflockd.");
+}
+
 void
 dfl_attach(void)
 {
 	require_library();
 	if (my_session == 0)
 	{
+		refuse_parallel_worker();
 		slot_index = compat_slot_index();
 		if (slot_index >= dfl_shared->slot_count)
 			no_worker("this kind of process has no place among the sessions of dflockd", NULL);

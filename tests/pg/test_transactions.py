@@ -209,3 +209,16 @@ def test_another_encoding(pg, session, server, watcher):
     assert latin.value("SELECT dflock_acquire('accent-é', 0)")
     error = latin.fails("SELECT dflock_lock('accent-é')")
     assert error.sqlstate == "55006" and "accent-é" in str(error)
+
+
+@pytest.mark.every_version
+def test_a_parallel_worker_takes_no_lock(pg, session, server):
+    """It would end with the worker, in the middle of the query that was told that it has it."""
+    forced = "debug_parallel_query" if pg.installation.major >= 16 else "force_parallel_mode"
+    session.run("CREATE FUNCTION wrapped() RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS "
+                "$$ BEGIN RETURN dflock_acquire('k'); END $$")
+    session.run(f"SET {forced} = on")
+    error = session.fails("SELECT wrapped()")
+    assert error.sqlstate == "0A000" and "PARALLEL SAFE" in error.diag.message_hint, error
+    # What is marked as it should be stays in the session.
+    assert session.value("SELECT dflock_acquire('k')") and session.value("SELECT dflock_is_held('k')")
