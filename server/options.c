@@ -284,8 +284,11 @@ static enum dfl_status read_token_file(struct options *o, struct dfl_error *err)
     if (status == DFL_OK)
         status = dfl_settings_read_token(&s, &token, &why);
     dfl_settings_free(&s);
-    if (status != DFL_OK)
-        return dfl_fail(err, DFL_INVALID, "--auth-token-file: %s", why.text);
+    if (status != DFL_OK) {
+        const char *at = strstr(why.text, o->auth_token_file); /* behind the setting's name */
+
+        return dfl_fail(err, DFL_INVALID, "--auth-token-file %s", at ? at : why.text);
+    }
     wipe(o->auth_token);
     o->auth_token = token;
     return DFL_OK;

@@ -39,7 +39,7 @@ def test_a_bad_file_is_refused(make_server, directory, content):
     with pytest.raises(StartFailed) as failed:
         make_server("--auth-token-file", path)
     assert failed.value.status == 2
-    assert "--auth-token-file: " in failed.value.log
+    assert f"--auth-token-file {path}: " in failed.value.log
 
 
 @pytest.mark.parametrize("first", [("auth", "_", "wrong"), ("auth", "_", TOKEN + "x"), ("auth", "_", TOKEN[:-1]),
