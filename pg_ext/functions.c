@@ -140,6 +140,9 @@ settle(void *arg, struct dfl_own *own)
 	if (!dfl_own_orphaned(own))
 	{
 		s->told = s->told || own->told;
+		/* What was told as lost is: the worker may have got a late confirmation of it since. */
+		if (own->told && own->scope == DFL_SCOPE_SESSION)
+			dfl_own_give_back(own);
 		return;
 	}
 	if (!own->place && !own->told)

@@ -322,10 +322,11 @@ check_entry(const struct dfl_own *own, const struct dfl_hold_data *data, int64 d
 
 	if (data->state == DFL_HELD && !own->place)
 	{
-		if (now_ms < deadline_ms)
+		if (now_ms < deadline_ms && !own->told)
 			return DFL_OWN_HELD;
+		/* Told once, it is lost for good, though a worker that comes late may find its renewal confirmed. */
 		snprintf(why, sizeof(why), "no confirmed renewal from %s before the deadline", data->server);
-		say_lost(own, text, size, deadline_ms, why);
+		say_lost(own, text, size, Min(deadline_ms, now_ms), why);
 		return DFL_OWN_LOST;
 	}
 	if (own->place && (data->state == DFL_QUEUED || data->state == DFL_CONFIRMING))

@@ -93,3 +93,27 @@ def test_a_long_answer_is_whole_or_an_error(pg, session, server, watcher):
         os.kill(session.pid, signal.SIGCONT)
         assert asking.failure().sqlstate == "LK006"
         assert watcher.value("SELECT 1") == 1
+
+
+@pytest.mark.every_version
+def test_what_was_told_as_lost_is_not_held_again(pg, session, server, make_proxy, watcher):
+    """The worker stood still with the answer to a renewal before it; the session was told, and asks for the lock anew."""
+    proxy = make_proxy(server)
+    pg.reload({"dflockd.servers": str(proxy)})
+    eventually(lambda: watcher.rows("SELECT address FROM dflock_servers WHERE state <> 'old'") == [(str(proxy),)])
+    first = session.value("SELECT dflock_lock('k', 0, 6)")
+    proxy.black_hole(up=False)
+    up = proxy.bytes["up"]
+    eventually(lambda: proxy.bytes["up"] > up, deadline=10)
+    worker = pg.worker_pid()
+    stop(worker)
+    proxy.pass_through()
+    try:
+        eventually(lambda: not session.value("SELECT dflock_is_held('k')"), deadline=15)
+        assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    watcher.run("SELECT * FROM dflock_servers")
+    assert session.value("SELECT dflock_is_held('k')") is False
+    assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
+    assert session.value("SELECT dflock_lock('k', 0)") > first and session.value("SELECT dflock_is_held('k')")
