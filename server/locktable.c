@@ -28,9 +28,10 @@ static enum dfl_status open_entry(struct locktable *t, const struct lock_request
     return DFL_OK;
 }
 
+/* For a stalled entry the gate opens when its turn comes, also if all its waiters have gone. */
 static bool can_have(const struct locktable *t, const struct entry *e)
 {
-    return t->gate && e->waiters == 0 && e->holders < e->limit;
+    return t->gate && !e->stalled && e->waiters == 0 && e->holders < e->limit;
 }
 
 /* Grants at once what can be had. */

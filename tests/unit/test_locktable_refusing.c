@@ -2,6 +2,8 @@
  * The lock table while it gives nothing to anybody: the gate is shut, the server drains, there are
  * no tokens to be had.
  */
+#include <stdio.h>
+
 #include "lockbench.h"
 
 static void test_no_tokens(void **state)
@@ -79,6 +81,38 @@ static void test_nobody_overtakes_when_the_gate_opens(void **state)
     locktable_free(b.t);
 }
 
+/* When the gate opens there are more keys to serve than one step does. Requests that come between
+ * two steps find keys whose waiters have all gone. */
+static void test_a_key_whose_waiters_left_before_the_gate_opened(void **state)
+{
+    struct bench b;
+    struct lock_given given;
+    char key[32];
+
+    (void)state;
+    bench_begin(&b);
+    locktable_gate(b.t, false);
+    struct lock_owner *one = bench_owner(&b, 1), *two = bench_owner(&b, 2),
+                      *three = bench_owner(&b, 3);
+
+    for (int i = 0; i < 1200; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(bench_acquire(&b, i == 1100 ? two : one, key, 1, 60, NULL), DFL_PENDING);
+    }
+    locktable_close_owner(b.t, two, b.now);
+    locktable_gate(b.t, true);
+    locktable_tick(b.t, b.now);
+    assert_int_equal(bench_acquire(&b, three, "k1100", 1, 60, NULL), DFL_PENDING);
+    bench_tick(&b, 0);
+    for (int i = 0; i < 1200; i++)
+        given = bench_expect(&b, i == 1100 ? 3 : 1, DFL_OK);
+    bench_expect_nothing(&b);
+    assert_int_equal(locktable_holds(b.t), 1200);
+    assert_int_equal(bench_release(&b, "k1199", &given), DFL_OK);
+    assert_int_equal(bench_acquire(&b, three, "k1199", 1, 0, NULL), DFL_OK);
+    locktable_free(b.t);
+}
+
 static void test_drain(void **state)
 {
     struct bench b;
@@ -111,6 +145,7 @@ int main(void)
         cmocka_unit_test(test_no_tokens),
         cmocka_unit_test(test_gate),
         cmocka_unit_test(test_nobody_overtakes_when_the_gate_opens),
+        cmocka_unit_test(test_a_key_whose_waiters_left_before_the_gate_opened),
         cmocka_unit_test(test_drain),
     };
 
