@@ -598,6 +598,18 @@ static void close_all(struct loop *l, struct dfl_now now)
     bury_dead(l);
 }
 
+/*
+ * The time for the requests that have been read. Their senders count leases from the sending, which
+ * may have been after the round began: handshakes take time, and so does a process that is not run.
+ */
+static struct dfl_now after_reading(struct loop *l)
+{
+    struct dfl_now now = dfl_clock();
+
+    l->protocol.tick(l->protocol.ctx, now);
+    return now;
+}
+
 void loop_run(struct loop *l)
 {
     struct epoll_event events[EVENTS];
@@ -610,6 +622,8 @@ void loop_run(struct loop *l)
         l->protocol.tick(l->protocol.ctx, now);
         for (int i = 0; i < n; i++)
             handle_event(l, &events[i], now);
+        if (n > 0)
+            now = after_reading(l);
         ring_timers(l, now);
         handle_ready(l, now);
         bury_dead(l);

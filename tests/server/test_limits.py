@@ -247,3 +247,23 @@ def test_a_connection_with_many_holds_closes_in_steps(server):
             worst = max(worst, time.monotonic() - began)
         assert worst < 0.5
         eventually(lambda: len(other.stats()["locks"]) == 1)
+
+
+def test_a_lease_is_not_shortened_by_a_server_that_was_held_up(make_server, directory):
+    """Its holder counts from the sending: what the server does between waking up and reading must not come before that.
+
+    The server is held up for two seconds in its first read, and the request comes when most of them are over.
+    """
+    server = make_server(wrapper=["strace", "-D", "-o", directory / "trace", "-e", "trace=recvfrom",
+                                  "-e", "inject=recvfrom:delay_enter=2000000:when=1"])
+    with server.connect() as holder, server.connect() as other:
+        holder.send("ping")
+        holder.expect_silence(1.5)
+        sent = time.monotonic()
+        holder.send("l", "k", "0 1")
+        assert holder.receive() == "ok"
+        wire.granted(holder.receive())
+        answer = other.try_lock("k")
+        assert time.monotonic() - sent < 1, "too slow to see it"
+        assert answer == "timeout"
+    assert server.terminate() == 0
