@@ -74,10 +74,11 @@ static int64_t with_grace(int64_t at_ms)
 static int64_t due_ms(struct sq_session *s)
 {
     int64_t next = atomic_load(&s->next_ms);
-    bool watched = atomic_load(&s->watched);
+    bool watched = atomic_load(&s->watched), left_behind = atomic_load(&s->left_behind);
+    /* To be watched from now on, or not any longer. */
+    bool changes = watched ? atomic_load(&s->closed) && !left_behind : left_behind;
 
-    if (atomic_load(&s->ready) ||
-        (watched ? atomic_load(&s->closed) : atomic_load(&s->left_behind)))
+    if (atomic_load(&s->ready) || changes)
         return INT64_MIN;
     if (atomic_load(&s->drivers) > 0)
         next = with_grace(next);

@@ -9,7 +9,9 @@ import pytest
 
 from lib.eventually import Stopwatch, eventually
 from lib.paths import SQLITE_EXTENSION
+from lib.process import cpu_s, descriptors
 from lib.under import INSTRUMENTED, fewer, patient
+from sqlite.support import Failed
 
 # ------------------------------------------------------------------- loading
 
@@ -170,6 +172,24 @@ def test_closing_with_a_mute_server_takes_a_second_at_most(make_db, server, make
     with Stopwatch() as took:
         db.close()
     assert took.s < patient(1.5)
+
+
+def test_what_a_close_left_behind_is_waited_for_asleep(make_db, server):
+    """A try that was interrupted may still be granted: its answer is waited for, for a second at most, at no cost."""
+    db = make_db(server)
+    before = descriptors(db.pid)
+    assert db.value("SELECT dflock_acquire('k', 0)") == 1
+    server.pause()
+    db.start("SELECT dflock_acquire('other', 0)")
+    eventually(lambda: not db.busy() or db.interrupt())
+    with pytest.raises(Failed, match="57014"):
+        db.finish()
+    cpu = cpu_s(db.pid)
+    db.close()
+    # what stays: the pipe and the set of the thread, three descriptors
+    eventually(lambda: descriptors(db.pid) <= before + 3)
+    assert cpu_s(db.pid) - cpu < patient(0.15)
+    server.resume()
 
 
 def test_closing_while_another_thread_waits(run_script, server):
