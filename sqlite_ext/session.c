@@ -436,13 +436,12 @@ static enum dfl_status read_end(struct sq_session *s, struct dfl_call *call,
         err->status = status;
         return status;
     }
-    if (dfl_client_busy(s->client)) {
+    struct dfl_hold *hold = dfl_call_hold(call);
+    if (hold && dfl_client_busy(s->client)) {
         status = sq_renewer_start(err);
         if (status != DFL_OK) {
-            struct dfl_hold *hold = dfl_call_hold(call);
-            if (hold)
-                dfl_hold_give_back(hold, now);
-            return hold ? status : DFL_OK;
+            dfl_hold_give_back(hold, now);
+            return status;
         }
     }
     if (request->finish)

@@ -37,9 +37,11 @@ def test_no_thread_no_lock(run_script, server):
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         print(a.error("SELECT dflock_lock('k')"))
         print(a.value("SELECT dflock_is_held('k')"))
+        print(a.value("SELECT dflock_ping() LIKE '%round_trip_ms%'"), a.value("SELECT dflock_stats() LIKE '%idle_locks%'"))
+        print(a.value("SELECT count(*) FROM dflock_server_locks WHERE error IS NOT NULL"))
         """, servers=server)
     assert "renewal thread" in lines[0] and "Resource temporarily unavailable" in lines[0]
-    assert lines[1] == "0"
+    assert lines[1:] == ["0", "1 1", "0"]
     server.await_holders("k", 0)
 
 
