@@ -1,12 +1,14 @@
 /*
  * main.c - dflockd-local: puts options, fence, service, listener and loop together, and says what
- * it does in the log. Drains on the first SIGTERM or SIGINT, ends on the second.
+ * it does in the log. Drains on the first SIGTERM or SIGINT, or when its terminal is closed; ends
+ * on the second.
  */
 #include "log.h"
 #include "loop.h"
 #include "options.h"
 #include "session.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +17,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 struct program {
     struct options options;
@@ -22,7 +25,8 @@ struct program {
     struct service *service;
     struct tls_server *tls;
     struct loop *loop;
-    int stops; /* how often it was told to end */
+    bool terminal; /* ends when the terminal that it was started on is closed */
+    int stops;     /* how often it was told to end */
     int64_t stop_at_ms;
     size_t holds; /* at the end */
 };
@@ -56,10 +60,37 @@ static void reload(struct program *p)
                  log_value(text, sizeof text, err.text));
 }
 
+static bool has_terminal(void)
+{
+    int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Not under nohup. With a certificate SIGHUP is for that alone: who was started on a terminal may
+ * have outlived it, and is asked to read the new one. */
+static bool ends_with_terminal(const struct program *p)
+{
+    struct sigaction action;
+
+    return !p->tls && sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler != SIG_IGN &&
+           has_terminal();
+}
+
+/* A closed terminal may say so more than once. */
+static void hang_up(struct program *p, struct dfl_now now)
+{
+    reload(p);
+    if (p->terminal && p->stops == 0 && !has_terminal())
+        stop(p, now);
+}
+
 static void on_signal(void *ctx, int number, struct dfl_now now)
 {
     if (number == SIGHUP)
-        reload(ctx);
+        hang_up(ctx, now);
     else
         stop(ctx, now);
 }
@@ -185,6 +216,7 @@ static int serve(struct program *p)
     wait_for_old_leases(p, now);
     if (make_loop(p, &port, &err) != DFL_OK)
         return fail(&err);
+    p->terminal = ends_with_terminal(p);
     log_line(LOG_INFO, "listening", "host=%s port=%u",
              log_value(host, sizeof host, p->options.host), port);
     loop_run(p->loop);

@@ -1,7 +1,10 @@
 """SIGTERM: who is still served, and when the process ends."""
 
+import os
 import signal
 import time
+
+import pytest
 
 from lib.eventually import eventually
 
@@ -81,3 +84,69 @@ def test_a_second_signal_ends_at_once(make_server):
     drain(server)
     server.process.signal(signal.SIGTERM)
     assert server.process.wait(5) == 0
+
+
+# --------------------------------------------------------------------- terminals
+
+
+@pytest.fixture
+def terminal():
+    """A terminal's other end, and how to start a server on it."""
+    end, its = os.openpty()
+    name = os.ttyname(its)
+    os.close(its)
+
+    class Terminal:
+        # a session leader's first terminal is its own
+        wrapper = ["sh", "-c", 'exec "$@" 0<>"$0"', name]
+
+        def close(self):
+            nonlocal end
+            if end >= 0:
+                os.close(end)
+            end = -1
+
+    yield Terminal()
+    Terminal().close()
+
+
+def test_a_closed_terminal_ends_it(make_server, terminal):
+    server = make_server(wrapper=terminal.wrapper)
+    terminal.close()
+    assert server.process.wait() == 0
+    assert "ended" in server.log()
+
+
+def test_a_closed_terminal_is_no_reason_to_hurry(make_server, terminal):
+    server = make_server("--shutdown-timeout", 60, wrapper=terminal.wrapper)
+    with server.connect() as holder, server.connect() as other:
+        token = holder.lock("k", lease=60).token
+        terminal.close()
+        eventually(lambda: "draining" in server.log())
+        server.hang_up()  # a shell tells its jobs, as the kernel has done already
+        assert other.ask("l", "x", "0") == "error_draining"
+        assert holder.renew("k", token, 60) == "ok 60"
+        assert holder.release("k", token) == "ok"
+    assert server.process.wait() == 0
+
+
+def test_sighup_with_the_terminal_open_changes_nothing(make_server, terminal):
+    server = make_server(wrapper=terminal.wrapper)
+    server.hang_up()
+    with server.connect() as w:
+        assert w.try_lock("k") == "ok"
+
+
+def test_nohup(make_server, terminal):
+    server = make_server(wrapper=["nohup", *terminal.wrapper])
+    terminal.close()
+    with server.connect() as w:
+        assert w.try_lock("k") == "ok"
+
+
+def test_a_server_with_a_certificate_outlives_its_terminal(make_server, terminal, certs):
+    server = make_server("--tls-cert", certs.server.cert, "--tls-key", certs.server.key, wrapper=terminal.wrapper)
+    terminal.close()
+    eventually(lambda: "certificate read again" in server.log())
+    assert server.running()
+    assert "draining" not in server.log()
