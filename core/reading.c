@@ -114,6 +114,20 @@ static size_t answer_limit(const struct dfl_conn *conn)
     return DFL_REPLY_LINE_MAX;
 }
 
+/* Too much for us is no fault of the server, which is not down for that. */
+static void stats_too_long(struct dfl_conn *conn)
+{
+    struct dfl_request *r = DFL_CONTAINER(conn->sent.next, struct dfl_request, link);
+    struct dfl_error why;
+
+    dfl_fail(&why, DFL_TOO_MANY, "the answer of %s to stats is longer than %u MiB: too many keys",
+             conn->server->address.text, DFL_STATS_LINE_MAX >> 20);
+    dfl_link_remove(&r->link);
+    r->done(r, NULL, &why);
+    dfl_request_free(r);
+    dfl_conn_close(conn);
+}
+
 static void conn_lines(struct dfl_conn *conn)
 {
     char *line;
@@ -124,6 +138,10 @@ static void conn_lines(struct dfl_conn *conn)
 
         if (st == DFL_PENDING)
             return;
+        if (st != DFL_OK && answer_limit(conn) == DFL_STATS_LINE_MAX) {
+            stats_too_long(conn);
+            return;
+        }
         if (st != DFL_OK) {
             die_of_protocol(conn, "its answer is too long:", conn->in.buf + conn->in.start,
                             conn->in.end - conn->in.start);

@@ -400,3 +400,23 @@ def test_stats_may_be_very_long_and_come_in_pieces(make_peer, make_engine):
     answer, = make_engine(peer).ok("stats").answers
     assert answer["status"] == "ok" and answer["body"] == body * 3
     peer.check()
+
+
+def test_stats_longer_than_is_read(make_peer, make_engine):
+    """A server with very many keys is not down, nor is its answer a breach of the protocol."""
+    peer = make_peer("""
+        EXPECT l / k / 0
+        SEND ok {t1} 30
+        ACCEPT
+        EXPECT stats
+        RAW ok {body}
+        HOLD
+    """, body="x" * (64 << 20))
+    engine = make_engine(peer, connect_timeout=60)
+    engine.ok("acquire", key="k")
+    answer, = engine.ok("stats").answers
+    assert answer["status"] != "ok"
+    assert answer["text"] == f"the answer of {peer.address} to stats is longer than 64 MiB: too many keys"
+    server, = engine.servers()
+    assert server.state == "up" and not server.last_error
+    assert engine.is_held("k")
