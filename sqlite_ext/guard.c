@@ -30,6 +30,7 @@ static int guard_connect(sqlite3 *db, void *session, int argc, const char *const
     if (!guard)
         return SQLITE_NOMEM;
     *guard = (struct guard){.session = session};
+    sq_session_retain(guard->session); /* SQLite may disconnect it after all that is registered */
     guard->session->guarded = true;
     sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
     *out = &guard->base;
@@ -42,6 +43,7 @@ static int guard_disconnect(sqlite3_vtab *vtab)
 
     guard->session->guarded = false;
     sq_session_give_back(guard->session);
+    sq_session_release(guard->session);
     sqlite3_free(guard);
     return SQLITE_OK;
 }

@@ -28,6 +28,18 @@ def test_loading_twice_keeps_the_session(run_script, server):
     assert lines == ["1 77", "1"]
 
 
+def test_loading_again_under_an_authorizer_keeps_the_session(run_script, server):
+    lines = run_script("""
+        a = connect()
+        a.value("SELECT dflock_lock('k')")
+        a.raw.set_authorizer(lambda action, *_: 1 if action == 31 else 0)  # SQLITE_DENY, SQLITE_FUNCTION
+        a.load()
+        a.raw.set_authorizer(None)
+        print(a.value("SELECT dflock_assert_held('k', 1)"))
+        """, servers=server)
+    assert lines == ["1"]
+
+
 def test_a_second_copy_of_the_file_changes_nothing(run_script, server, directory):
     copy = directory / "dflockd.so"
     shutil.copy(SQLITE_EXTENSION, copy)
