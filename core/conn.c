@@ -501,6 +501,23 @@ void dfl_conn_schedule(struct dfl_conn *conn)
         dfl_timer_set(&c->timers, &conn->timer, due);
 }
 
+static void too_silent(struct dfl_conn *conn, int64_t since_ms)
+{
+    struct dfl_error why;
+
+    dfl_fail(&why, DFL_BROKEN, "no answer from %s for %.1f s", conn->server->address.text,
+             (double)(conn->client->now.ms - since_ms) / 1000);
+    dfl_conn_die(conn, &why);
+}
+
+bool dfl_conn_lapse(struct dfl_conn *conn)
+{
+    if (conn->owned == 0 || conn->client->now.ms < dfl_conn_deadline(conn))
+        return false;
+    too_silent(conn, conn->s_conn_ms);
+    return true;
+}
+
 static void setup_too_slow(struct dfl_conn *conn)
 {
     struct dfl_error why;
@@ -543,16 +560,10 @@ static void conn_say_something(struct dfl_conn *conn)
 static void ready_due(struct dfl_conn *conn)
 {
     struct dfl_client *c = conn->client;
-    struct dfl_error why;
     int64_t now = c->now.ms;
 
-    if (conn->owned > 0 ? now >= dfl_conn_deadline(conn) : now >= answer_due(conn)) {
-        dfl_fail(
-            &why, DFL_BROKEN, "no answer from %s for %.1f s", conn->server->address.text,
-            (double)(now - (conn->owned > 0 ? conn->s_conn_ms
-                                            : answer_due(conn) - c->settings.connect_timeout_ms)) /
-                1000);
-        dfl_conn_die(conn, &why);
+    if (conn->owned == 0 && now >= answer_due(conn)) {
+        too_silent(conn, answer_due(conn) - c->settings.connect_timeout_ms);
         return;
     }
     if (!dfl_list_empty(&conn->pooled)) {

@@ -130,6 +130,9 @@ void dfl_conn_idle(
     struct dfl_conn *conn); /* a waiting connection that may be of no use any more: pool or close */
 void dfl_conn_schedule(struct dfl_conn *conn);
 int64_t dfl_conn_deadline(const struct dfl_conn *conn); /* S_conn + server_read_timeout less 2 % */
+/* True: its deadline has passed, with that of all its holds, and it is dead: nothing is read any
+ * more that could bring them back. */
+bool dfl_conn_lapse(struct dfl_conn *conn);
 bool dfl_conn_setting_up(const struct dfl_conn *conn);
 bool dfl_conn_quiet(const struct dfl_conn *conn); /* nothing queued, nothing unanswered */
 void dfl_conn_free(struct dfl_conn *conn);
@@ -309,7 +312,9 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
 /* A renewal whose call has gone: the answer is the hold's, a refusal as much as a confirmation. */
 void dfl_hold_adopt_renewal(struct dfl_hold *h, struct dfl_request *r);
 void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s); /* a shorter one counts from now on */
-void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
+/* False: the confirmation came too late, and the hold is lost. No answer brings back what its
+ * deadline has ended, though the server may say that it lasts: somebody may have been told. */
+bool dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
                       const struct dfl_answer_line *answer);
 void dfl_hold_lose(struct dfl_hold *h, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

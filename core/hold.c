@@ -255,12 +255,22 @@ void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_
 
 /* -------------------------------------------------------------------- renewal */
 
-void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
+static void lapse(struct dfl_hold *h)
+{
+    dfl_hold_lose(h, "no confirmed renewal from %s within the lease of %lld s",
+                  h->server->address.text, (long long)h->lease_s);
+}
+
+bool dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
                       const struct dfl_answer_line *a)
 {
     struct dfl_client *c = client_of(h);
     int64_t lease_s = r->lease_s;
 
+    if (c->now.ms >= h->lease_deadline_ms) {
+        lapse(h); /* somebody may have been told so already */
+        return false;
+    }
     /* Whole seconds, cut: asked - 1 means asked. Less counts as it stands. */
     if (a->seconds < lease_s - 1)
         lease_s = a->seconds;
@@ -274,8 +284,13 @@ void dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
     h->renewals++;
     free(h->last_error);
     h->last_error = NULL;
+    if (c->now.ms >= h->lease_deadline_ms) {
+        dfl_hold_lose(h, "the renewal's answer came when its lease was over");
+        return false;
+    }
     schedule(h);
     dfl_hold_changed(h);
+    return true;
 }
 
 void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s)
@@ -343,15 +358,9 @@ static void hold_due(struct dfl_timer *timer, struct dfl_now now)
 
     if (h->state != DFL_HELD)
         return;
-    if (now.ms >= h->lease_deadline_ms && h->home) {
-        dfl_conn_read(h->home); /* the confirmation may have arrived */
-        if (h->state != DFL_HELD)
-            return;
-    }
     if (now.ms >= h->lease_deadline_ms) {
-        dfl_hold_lose(h, "no confirmed renewal from %s within the lease of %lld s",
-                      h->server->address.text, (long long)h->lease_s);
-    } else if (h->renewal == NULL && now.ms < h->lease_deadline_ms) {
+        lapse(h);
+    } else if (h->renewal == NULL) {
         if (dfl_hold_renew(h, NULL, NULL, NULL) != DFL_OK)
             dfl_timer_set(&c->timers, &h->timer, now.ms + 100); /* no memory now: again soon */
         else

@@ -185,7 +185,7 @@ void dfl_conn_read(struct dfl_conn *conn)
 {
     int turns = 0;
 
-    if (conn->state == DFL_CONN_DEAD || conn->state == DFL_CONN_CONNECTING)
+    if (conn->state == DFL_CONN_DEAD || conn->state == DFL_CONN_CONNECTING || dfl_conn_lapse(conn))
         return;
     while (conn_read_once(conn)) {
         if (++turns == READS_PER_TURN)

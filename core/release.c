@@ -309,19 +309,13 @@ static void renew_done(struct dfl_request *r, const struct dfl_answer_line *a,
         dfl_fail(&call->error, DFL_LOST, "%s \"%s\" was lost while it was renewed",
                  dfl_kind_name(call->args.kind), call->key->bytes);
         dfl_call_end(call, DFL_LOST);
-    } else if (a->kind == DFL_ANS_OK) {
-        dfl_hold_renewed(h, r, a);
+    } else if (a->kind == DFL_ANS_OK && dfl_hold_renewed(h, r, a)) {
         call->seconds = a->seconds;
-        if (dfl_hold_valid(h, h->server->client->now.ms)) {
-            dfl_call_end(call, DFL_OK);
-            return;
-        }
-        dfl_hold_lose(h, "the renewal's answer came when its lease was over");
-        dfl_say_lost(h, &call->error);
-        dfl_call_end(call, DFL_LOST);
+        dfl_call_end(call, DFL_OK);
     } else {
-        dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text, (int)a->text_len,
-                      a->text);
+        if (a->kind != DFL_ANS_OK)
+            dfl_hold_lose(h, "%s refused the renewal: %.*s", h->server->address.text,
+                          (int)a->text_len, a->text);
         dfl_say_lost(h, &call->error);
         dfl_call_end(call, DFL_LOST);
     }

@@ -140,6 +140,25 @@ def test_a_renewal_whose_answer_a_stopped_process_reads_too_late_is_a_loss(make_
     assert (done.status, done.sqlstate) == ("lost", "40001") and not engine.is_held("k")
 
 
+def test_no_late_confirmation_brings_back_what_its_deadline_has_ended(make_peer, make_engine):
+    """Sent before the deadline and confirmed in time, read after it: others may have looked at the clock meanwhile."""
+    peer = make_peer(held("""
+        EXPECT n / k / {t1} 4
+        WAIT stopped
+        SEND ok 4
+    """, lease=4), auto={"n": "ok 4", "r": "ok"})
+    engine = make_engine(peer, renew_ratio=0.5)
+    engine.ok("acquire", key="k", lease=4)
+    peer.reached("stopped")
+    engine.popen.send_signal(signal.SIGSTOP)
+    peer.go("stopped")
+    seconds_pass(2.9)
+    engine.popen.send_signal(signal.SIGCONT)
+    assert not engine.is_held("k")
+    assert "no confirmed renewal" in engine.assert_held("k").text
+    peer.await_request("r", "k")
+
+
 @pytest.mark.parametrize("answer", ["ok 60", "error"])
 def test_a_renewal_whose_call_is_cancelled_still_tells_of_the_hold(make_peer, make_engine, answer):
     """Nobody waits for the answer any more, but it says whether the hold stands, and how long."""
