@@ -145,13 +145,14 @@ static void login_done(struct dfl_request *r, const struct dfl_answer_line *a,
 static void explain_failure(const struct dfl_conn *conn, struct dfl_error *why)
 {
     const struct dfl_error *e = &conn->transport->error;
+    const struct dfl_server_address *address = &conn->server->address;
     bool accepted =
         strncmp(e->text, "connect to ", 11) == 0 && strstr(e->text, ": connection reset");
 
     if (accepted) /* and closed at once */
         dfl_fail(why, DFL_BROKEN, "%s, before the first answer (max-connections?)%s", e->text,
                  conn->client->tls ? "" : ", or it speaks TLS and tls is off");
-    else if (strcmp(conn->server->address.text, "127.0.0.1:6388") == 0)
+    else if (address->port == DFL_DEFAULT_PORT && strncmp(address->host, "127.", 4) == 0)
         dfl_fail(why, e->status, "%s (no server there? start one with: dflockd-local)", e->text);
     else
         *why = *e;
