@@ -395,6 +395,7 @@ struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *key, size_t le
 /* The same without reading first. */
 struct dfl_hold *dfl_known_hold(struct dfl_session *s, const char *key, size_t len,
                                 enum dfl_kind kind, int scope);
+struct dfl_hold *dfl_check_deadline(struct dfl_hold *h); /* returns h, NULL too */
 enum dfl_status dfl_say_lost(struct dfl_hold *h,
                              struct dfl_error *err); /* tells the session: DFL_LOST */
 const char *dfl_kind_name(enum dfl_kind kind);

@@ -56,7 +56,7 @@ static void read_homes(struct dfl_session *s, struct dfl_key *key)
 }
 
 /* A hold whose deadline has passed is lost now, whatever its timer is waiting for. */
-static struct dfl_hold *check_deadline(struct dfl_hold *h)
+struct dfl_hold *dfl_check_deadline(struct dfl_hold *h)
 {
     if (h && h->state == DFL_HELD && !dfl_hold_valid(h, h->server->client->now.ms))
         dfl_hold_lose(h, "no confirmed renewal from %s before the deadline",
@@ -74,7 +74,7 @@ struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *bytes, size_t 
         return NULL;
     key->refs++; /* reading may end its last hold */
     read_homes(s, key);
-    h = check_deadline(find_hold(s, key, kind, scope));
+    h = dfl_check_deadline(find_hold(s, key, kind, scope));
     dfl_key_put(key);
     return h;
 }
@@ -82,7 +82,7 @@ struct dfl_hold *dfl_find_hold(struct dfl_session *s, const char *bytes, size_t 
 struct dfl_hold *dfl_known_hold(struct dfl_session *s, const char *bytes, size_t len,
                                 enum dfl_kind kind, int scope)
 {
-    return check_deadline(find_hold(s, dfl_key_find(s->client, bytes, len), kind, scope));
+    return dfl_check_deadline(find_hold(s, dfl_key_find(s->client, bytes, len), kind, scope));
 }
 
 struct dfl_hold *dfl_session_hold(struct dfl_session *s, const char *key, size_t len,

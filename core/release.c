@@ -194,6 +194,7 @@ static void send_token_release(struct dfl_call *call)
     r = dfl_request_new(dfl_command_for(DFL_CMD_RELEASE, call->args.kind), call->key, call->token,
                         token_done, call);
     if (r == NULL) {
+        dfl_conn_idle(conn);
         dfl_call_end(call, DFL_NOMEM);
         return;
     }
@@ -223,7 +224,9 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
     if (st != DFL_OK)
         return st;
     dfl_enter(c, now);
-    h = dfl_client_token(c, DFL_ANY_KIND, key, len, token);
+    h = dfl_check_deadline(dfl_client_token(c, DFL_ANY_KIND, key, len, token));
+    if (h && h->state != DFL_HELD)
+        h = NULL; /* lost just now: what its token still is, only the server can say */
     if (h &&
         h->kind != kind) { /* a server may not tell them apart, and its holder would not know */
         st = dfl_fail(err, DFL_NOT_HELD, "this token of \"%.*s\" is of a %s, not of a %s", (int)len,
@@ -234,9 +237,11 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
                       dfl_kind_name(kind), (int)len, key);
     } else if (h && h->session == s) {
         st = start_release(s, h, wait_answer, user, out, err);
-    } else if ((call = dfl_call_new(s, user, err)) == NULL ||
-               (call->key = dfl_key_get(c, key, len)) == NULL) {
+    } else if ((call = dfl_call_new(s, user, err)) == NULL) {
         st = DFL_NOMEM;
+    } else if ((call->key = dfl_key_get(c, key, len)) == NULL) {
+        dfl_call_free(call, now);
+        st = dfl_fail(err, DFL_NOMEM, "out of memory");
     } else {
         memcpy(call->token, token, DFL_TOKEN_LEN);
         call->args.kind = kind;
@@ -276,7 +281,7 @@ enum dfl_status dfl_release_all(struct dfl_session *s, bool wait_answer, void *u
         s->walk = s->walk->next;
         if (h->scope != DFL_SCOPE_SESSION || h->state == DFL_RELEASING || dfl_hold_in_call(h))
             continue;
-        if (h->state == DFL_STATE_LOST) {
+        if (dfl_check_deadline(h)->state == DFL_STATE_LOST) {
             dfl_hold_free(h);
         } else if (dfl_hold_is_place(h)) {
             dfl_place_leave(h);
