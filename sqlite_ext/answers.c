@@ -8,6 +8,7 @@
 #include "answers.h"
 
 #include <json-c/json.h>
+#include <json-c/json_visit.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,8 +116,8 @@ void sq_answers_free(struct sq_answers *answers)
 /* json_object as text; gives up its share of it. */
 static char *to_text(struct json_object *object)
 {
-    const char *text =
-        object ? json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN) : NULL;
+    int how = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE;
+    const char *text = object ? json_object_to_json_string_ext(object, how) : NULL;
     char *out = text ? copy(text, strlen(text)) : NULL;
 
     json_object_put(object);
@@ -132,6 +133,18 @@ static char *failure(const char *reason)
     return to_text(object);
 }
 
+/* json-c reads NaN, Infinity and 1. even when it is strict, and writes them as they came. */
+static int find_no_number(struct json_object *object, int flags, struct json_object *parent,
+                          const char *name, size_t *index, void *unused)
+{
+    (void)flags, (void)parent, (void)name, (void)index, (void)unused;
+    if (!json_object_is_type(object, json_type_double))
+        return JSON_C_VISIT_RETURN_CONTINUE;
+    const char *text = json_object_to_json_string(object), *point = strchr(text, '.');
+    bool good = strpbrk(text, "0123456789") && (!point || strspn(point + 1, "0123456789") > 0);
+    return good ? JSON_C_VISIT_RETURN_CONTINUE : JSON_C_VISIT_RETURN_ERROR;
+}
+
 struct json_object *sq_answer_json(const struct sq_answer *answer, const char **reason)
 {
     struct json_object *body = NULL;
@@ -140,13 +153,17 @@ struct json_object *sq_answer_json(const struct sq_answer *answer, const char **
     *reason = answer->error;
     if (answer->status != DFL_OK)
         return NULL;
-    *reason = "the answer to stats is no JSON object";
-    if (answer->body_len > INT_MAX || !(parser = json_tokener_new()))
+    *reason = "out of memory";
+    if (!(parser = json_tokener_new()))
         return NULL;
-    body = json_tokener_parse_ex(parser, answer->body, (int)answer->body_len);
+    *reason = "the answer to stats is no JSON object";
+    json_tokener_set_flags(parser, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    if (answer->body_len <= INT_MAX)
+        body = json_tokener_parse_ex(parser, answer->body, (int)answer->body_len);
     if (json_tokener_get_error(parser) != json_tokener_success ||
         json_tokener_get_parse_end(parser) != answer->body_len ||
-        !json_object_is_type(body, json_type_object)) {
+        !json_object_is_type(body, json_type_object) ||
+        json_c_visit(body, 0, find_no_number, NULL) < 0) {
         json_object_put(body);
         body = NULL;
     }
@@ -154,8 +171,7 @@ struct json_object *sq_answer_json(const struct sq_answer *answer, const char **
     return body;
 }
 
-/* A server's own answer keeps its own spelling, so it is checked to be JSON and then used as it is.
- */
+/* As it was read, not as it came: json-c takes some of what is not quite JSON for it. */
 static char *stats_value(const struct sq_answer *answer)
 {
     const char *reason;
@@ -163,8 +179,7 @@ static char *stats_value(const struct sq_answer *answer)
 
     if (!body)
         return failure(reason);
-    json_object_put(body);
-    return copy(answer->body, answer->body_len);
+    return to_text(body);
 }
 
 static char *ping_value(const struct sq_answer *answer)

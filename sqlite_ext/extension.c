@@ -17,6 +17,7 @@ SQLITE_EXTENSION_INIT1
 
 #include "functions.h"
 #include "guard.h"
+#include "process.h"
 #include "session.h"
 #include "tables.h"
 
@@ -33,8 +34,43 @@ struct binding {
 
 struct registration {
     unsigned users;
+    sqlite3 *db;
+    struct registration *next; /* of another connection; the gate guards the list */
     struct binding bindings[];
 };
+
+static struct registration *registrations;
+
+static void enlist(struct registration *block)
+{
+    sq_process_gate_lock();
+    block->next = registrations;
+    registrations = block;
+    sq_process_gate_unlock();
+}
+
+static void let_go(struct registration *block)
+{
+    if (--block->users > 0)
+        return;
+    sq_process_gate_lock();
+    struct registration **at = &registrations;
+    while (*at != block)
+        at = &(*at)->next;
+    *at = block->next;
+    sq_process_gate_unlock();
+    free(block);
+}
+
+static bool is_registered(const sqlite3 *db)
+{
+    sq_process_gate_lock();
+    const struct registration *at = registrations;
+    while (at && at->db != db)
+        at = at->next;
+    sq_process_gate_unlock();
+    return at != NULL;
+}
 
 static void call(sqlite3_context *context, int argc, sqlite3_value **argv)
 {
@@ -55,8 +91,7 @@ static void destroy_binding(void *binding)
     struct registration *block = b->block;
 
     sq_session_release(b->session);
-    if (--block->users == 0)
-        free(block);
+    let_go(block);
 }
 
 static void destroy_table_binding(void *table)
@@ -135,31 +170,39 @@ static int start_session(sqlite3 *db)
     }
     /* Our own share of both, so that a failing first registration does not free them under us. */
     block->users++;
+    block->db = db;
+    enlist(block);
     sq_session_retain(s);
     int rc = register_all(db, block, s);
     if (rc == SQLITE_OK)
         sq_guard_connect(s);
     else
         unregister_all(db);
-    if (--block->users == 0)
-        free(block);
+    let_go(block);
     sq_session_release(s);
     return rc;
 }
 
 /* --------------------------------------------------------------- entry point */
 
-/* Loaded again, perhaps from another file: the session that is there stays, with all it holds. */
-static bool is_loaded(sqlite3 *db)
+/*
+ * Loaded again: the session that is there stays, with all it holds. Another file's shows by its
+ * functions; who cannot ask for want of memory or in an interrupt must not register over them.
+ */
+static int is_loaded(sqlite3 *db, bool *loaded)
 {
     sqlite3_stmt *statement = NULL;
-    bool known =
-        sqlite3_prepare_v2(db, "SELECT dflock_version()", -1, &statement, NULL) == SQLITE_OK ||
-        /* what an authorizer does not let us call is there */
-        strstr(sqlite3_errmsg(db), "not authorized to use function") != NULL;
+
+    *loaded = is_registered(db);
+    if (*loaded)
+        return SQLITE_OK;
+    int rc = sqlite3_prepare_v2(db, "SELECT dflock_version()", -1, &statement, NULL);
+    const char *reason = sqlite3_errmsg(db);
 
     sqlite3_finalize(statement);
-    return known;
+    /* What an authorizer does not let us call is there. */
+    *loaded = rc == SQLITE_OK || strstr(reason, "not authorized to use function") != NULL;
+    return rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT ? rc : SQLITE_OK;
 }
 
 /*
@@ -194,11 +237,12 @@ int sqlite3_dflockd_init(sqlite3 *db, char **error, const sqlite3_api_routines *
                                    "load it through one of them only");
         return SQLITE_ERROR;
     }
-    if (is_loaded(db))
-        return SQLITE_OK_LOAD_PERMANENTLY;
-    int rc = start_session(db);
+    bool loaded = false;
+    int rc = is_loaded(db, &loaded);
+    if (rc == SQLITE_OK && !loaded)
+        rc = start_session(db);
     if (rc != SQLITE_OK) {
-        *error = sqlite3_mprintf("dflockd could not be registered: %s", sqlite3_errmsg(db));
+        *error = sqlite3_mprintf("dflockd could not be registered: %s", sqlite3_errstr(rc));
         return rc;
     }
     return SQLITE_OK_LOAD_PERMANENTLY;

@@ -37,47 +37,55 @@ static bool mentions(const char *sql, const char *function)
     return false;
 }
 
-/*
- * True when the definition of a table or an index of this file names the function. On failure true
- * as well: better no lock than one for a file.
- */
-static bool file_mentions(sqlite3 *db, const char *schema, const char *function)
+/* Whether the definition of a table or an index of this file names the function; SQLITE_OK when that
+ * could be read. */
+static int file_mentions(sqlite3 *db, const char *schema, const char *function, bool *found)
 {
     sqlite3_stmt *definitions = NULL;
-    bool found = false;
     char *sql = sqlite3_mprintf("SELECT sql FROM \"%w\".sqlite_master"
                                 " WHERE type IN ('table', 'index') AND sql LIKE '%%%q%%'",
                                 schema, function);
     int rc = sql ? sqlite3_prepare_v2(db, sql, -1, &definitions, NULL) : SQLITE_NOMEM;
 
-    while (rc == SQLITE_OK && !found && (rc = sqlite3_step(definitions)) == SQLITE_ROW) {
-        found = mentions((const char *)sqlite3_column_text(definitions, 0), function);
+    while (rc == SQLITE_OK && !*found && (rc = sqlite3_step(definitions)) == SQLITE_ROW) {
+        *found = mentions((const char *)sqlite3_column_text(definitions, 0), function);
         rc = SQLITE_OK;
     }
     sqlite3_finalize(definitions);
     sqlite3_free(sql);
-    return found || rc != SQLITE_DONE;
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
 /* Of any attached file; the temporary schema is the connection's own. */
-static bool some_file_mentions(sqlite3 *db, const char *function)
+static int some_file_mentions(sqlite3 *db, const char *function, bool *found)
 {
     sqlite3_stmt *list = NULL;
-    bool found = false;
     int rc = sqlite3_prepare_v2(db, "PRAGMA database_list", -1, &list, NULL);
 
-    while (rc == SQLITE_OK && !found && (rc = sqlite3_step(list)) == SQLITE_ROW) {
+    while (rc == SQLITE_OK && !*found && (rc = sqlite3_step(list)) == SQLITE_ROW) {
         const char *schema = (const char *)sqlite3_column_text(list, 1);
-        found = !schema || (strcmp(schema, "temp") != 0 && file_mentions(db, schema, function));
-        rc = SQLITE_OK;
+        rc = !schema                       ? SQLITE_NOMEM
+             : strcmp(schema, "temp") == 0 ? SQLITE_OK
+                                           : file_mentions(db, schema, function, found);
     }
     sqlite3_finalize(list);
-    return found || rc != SQLITE_DONE;
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+/* Better no lock than one for a file that could not be read; but the reason is said. */
+static enum dfl_status refuse_unread(int rc, const char *function, struct dfl_error *err)
+{
+    if ((rc & 0xff) == SQLITE_INTERRUPT)
+        return dfl_fail(err, DFL_CANCELED, "interrupted");
+    if ((rc & 0xff) == SQLITE_NOMEM)
+        return dfl_fail(err, DFL_NOMEM, "out of memory");
+    return dfl_fail(err, DFL_UNSUPPORTED, "cannot see whether a database file calls %s(): %s",
+                    function, sqlite3_errstr(rc));
 }
 
 enum dfl_status sq_check_origin(sqlite3 *db, const char *function, struct dfl_error *err)
 {
-    bool asked = false, in_doubt = false;
+    bool asked = false, in_doubt = false, in_file = false;
 
     for (sqlite3_stmt *s = sqlite3_next_stmt(db, NULL); s; s = sqlite3_next_stmt(db, s)) {
         if (!sqlite3_stmt_busy(s))
@@ -87,7 +95,10 @@ enum dfl_status sq_check_origin(sqlite3 *db, const char *function, struct dfl_er
         /* Beside what it was written for, it may run constraints of a file. */
         in_doubt = in_doubt || !named || !sqlite3_stmt_readonly(s);
     }
-    if (asked && (!in_doubt || !some_file_mentions(db, function)))
+    int rc = asked && in_doubt ? some_file_mentions(db, function, &in_file) : SQLITE_OK;
+    if (rc != SQLITE_OK && !in_file)
+        return refuse_unread(rc, function, err);
+    if (asked && !in_file)
         return DFL_OK;
     return dfl_fail(err, DFL_UNSUPPORTED,
                     "unsafe use of %s(): a table or index of a database file calls it", function);

@@ -24,7 +24,8 @@
 /* A session with a driver is the driver's business. It gets this much time before the thread steps
  * in: it may sit in a callback of the application. */
 #define DRIVER_GRACE_MS 100
-/* Where descriptors cannot be nested (no epoll), left-behind sockets are looked at this often. */
+/* Where descriptors cannot be nested (no epoll, or no memory for it), left-behind sockets are looked
+ * at this often. */
 #define UNNESTED_INTERVAL_MS 20
 
 #define AWAKE INT64_MIN /* about to look at all sessions anyway */
@@ -62,7 +63,7 @@ static void drain(void)
 
 static bool nested(const struct sq_session *s)
 {
-    return dfl_wait_descriptor(s->wait) >= 0;
+    return dfl_wait_descriptor(s->wait) >= 0 && !atomic_load(&s->polled);
 }
 
 static int64_t with_grace(int64_t at_ms)
@@ -135,8 +136,11 @@ static void set_watched(struct sq_session *s, bool watched)
 {
     if (watched == atomic_load(&s->watched))
         return;
-    if (nested(s))
-        dfl_wait_watch(wait_set, dfl_wait_descriptor(s->wait), watched ? DFL_READABLE : 0, s);
+    if (nested(s) && dfl_wait_watch(wait_set, dfl_wait_descriptor(s->wait),
+                                    watched ? DFL_READABLE : 0, s) != DFL_OK)
+        atomic_store(&s->polled, watched);
+    else if (!watched)
+        atomic_store(&s->polled, false);
     atomic_store(&s->watched, watched);
     if (watched) {
         sq_process_gate_lock();

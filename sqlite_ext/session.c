@@ -37,6 +37,11 @@ struct sq_session *sq_session_new(struct sqlite3 *db)
         return NULL;
     }
     s->environment.status = dfl_settings_from_environment(&s->settings, &s->environment);
+    if (s->environment.status == DFL_NOMEM) {
+        dfl_settings_free(&s->settings);
+        free(s);
+        return NULL;
+    }
     if (s->environment.status == DFL_OK)
         sq_process_set_max_locks(s->settings.max_locks);
     s->db = db;
@@ -170,6 +175,7 @@ void sq_session_abandon(struct sq_session *s)
     atomic_store(&s->closed, false);
     atomic_store(&s->watched, false);
     atomic_store(&s->ready, false);
+    atomic_store(&s->polled, false);
     s->server_locks = NULL;
     atomic_store(&s->left_behind, false);
     atomic_store(&s->next_ms, INT64_MAX);
@@ -182,8 +188,11 @@ static void watch(void *ctx, int fd, unsigned events, void *tag)
 {
     struct sq_session *s = ctx;
 
-    /* Without memory for it the call still ends, at its deadline. */
-    dfl_wait_watch(s->wait, fd, events, tag);
+    enum dfl_status status = dfl_wait_watch(s->wait, fd, events, tag);
+    if (status == DFL_NOMEM)
+        dfl_fail(&s->unwatched, status, "out of memory");
+    else if (status != DFL_OK)
+        dfl_fail(&s->unwatched, status, "cannot wait for descriptors: %s", strerror(errno));
 }
 
 /* The login token and the certificates, read once. */
@@ -361,6 +370,7 @@ struct driver {
     struct sq_probe probe;
     unsigned generation; /* of the process when the call began */
     int64_t probe_ms;    /* when to look for an interrupt */
+    struct dfl_error blind; /* why the call could not wait; DFL_OK: it could */
 };
 
 /* Takes the mutex again after a wait; false: the call is out of reach, since the process exits or
@@ -397,6 +407,16 @@ static bool probe(struct driver *d, struct dfl_call *call, struct dfl_now *now)
     return true;
 }
 
+/* Its answer would not be seen: the call ends now, and not as if the server were silent. */
+static bool can_wait(struct driver *d)
+{
+    struct sq_session *s = d->at;
+
+    if (s->unwatched.status == DFL_OK && dfl_wait_prepare(s->wait, d->round) != DFL_OK)
+        dfl_fail(&s->unwatched, DFL_NOMEM, "out of memory");
+    return s->unwatched.status == DFL_OK;
+}
+
 /* With the mutex held; also afterwards, unless it says false. */
 static bool drive(struct driver *d, struct dfl_call *call, struct dfl_now *now)
 {
@@ -405,7 +425,8 @@ static bool drive(struct driver *d, struct dfl_call *call, struct dfl_now *now)
     d->probe_ms = now->ms + SQ_PROBE_INTERVAL_MS;
     dfl_client_run(s->client, *now);
     while (dfl_call_status(call) == DFL_PENDING) {
-        if (dfl_wait_prepare(s->wait, d->round) != DFL_OK) {
+        if (!can_wait(d)) {
+            d->blind = s->unwatched;
             dfl_call_cancel(call, *now);
             break;
         }
@@ -458,6 +479,7 @@ static enum dfl_status run_request(struct driver *d, struct dfl_session *owner,
     struct dfl_now now = dfl_clock();
 
     s->drivers++;
+    s->unwatched.status = DFL_OK;
     enum dfl_status status = request->start(owner, request->arg, now, &call, err);
     if (status == DFL_OK) {
         if (!drive(d, call, &now))
@@ -466,6 +488,8 @@ static enum dfl_status run_request(struct driver *d, struct dfl_session *owner,
                                 ? "the process is exiting"
                                 : "the process was forked during the call");
         status = read_end(s, call, request, now, err);
+        if (status == DFL_CANCELED && d->blind.status != DFL_OK)
+            status = dfl_fail(err, d->blind.status, "%s", d->blind.text);
         dfl_call_free(call, now);
     }
     s->drivers--;

@@ -28,6 +28,7 @@ struct sq_session {
     struct dfl_client *client; /* NULL before the first use */
     struct dfl_session *owner; /* NULL once the connection is closed */
     struct dfl_wait *wait;
+    struct dfl_error unwatched; /* why a descriptor is not watched; DFL_OK: all are */
     struct sq_remains *remains; /* for these, when a child is forked */
     int64_t patience_ms;        /* closed: when to stop waiting for what was left behind */
 
@@ -40,6 +41,7 @@ struct sq_session {
     /* The renewal thread's own; others only read them. */
     atomic_bool watched; /* its sockets are */
     atomic_bool ready;   /* one of them has something */
+    atomic_bool polled;  /* they could not be: looked at now and then instead */
 
     /* Only for the thread that SQLite lets in. */
     pid_t pid; /* of the process that made the connection, or has it by fork */

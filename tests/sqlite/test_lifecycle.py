@@ -28,11 +28,12 @@ def test_loading_twice_keeps_the_session(run_script, server):
     assert lines == ["1 77", "1"]
 
 
-def test_loading_again_under_an_authorizer_keeps_the_session(run_script, server):
-    lines = run_script("""
+@pytest.mark.parametrize("denied", [(31,), (21,), range(50)], ids=["SQLITE_FUNCTION", "SQLITE_SELECT", "everything"])
+def test_loading_again_under_an_authorizer_keeps_the_session(run_script, server, denied):
+    lines = run_script(f"""
         a = connect()
         a.value("SELECT dflock_lock('k')")
-        a.raw.set_authorizer(lambda action, *_: 1 if action == 31 else 0)  # SQLITE_DENY, SQLITE_FUNCTION
+        a.raw.set_authorizer(lambda action, *_: 1 if action in {denied!r} else 0)  # SQLITE_DENY
         a.load()
         a.raw.set_authorizer(None)
         print(a.value("SELECT dflock_assert_held('k', 1)"))

@@ -1,12 +1,13 @@
 """C programs: many threads without SQLite's mutexes, an old SQLite, an application short of everything."""
 
+import math
 import subprocess
 
 import pytest
 
 from lib.paths import BUILD, SQLITE_EXTENSION
 from lib.process import clean_environment
-from lib.under import UNDER, patient
+from lib.under import PATIENCE, UNDER, patient
 from sqlite.support import child_environment
 
 
@@ -66,6 +67,40 @@ def test_out_of_descriptors(run_script, server):
         """, servers=server)
     assert "Too many open files" in lines[0], lines
     assert lines[1:] == ["1", "1"]
+
+
+def scarce(server, n, how):
+    """One run of a program that calls everything while the n-th allocation fails, or all from there on: what it said."""
+    with subprocess.Popen([BUILD / "tests" / "sqlite" / "scarce", SQLITE_EXTENSION, str(n), how, "ours"], text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env=clean_environment(child_environment(server))) as run:
+        lines = []
+        for line in run.stdout:
+            lines.append(line.strip())
+            if line.startswith("close"):
+                break
+        for key in ("a", "b", "s", "c"):
+            server.await_holders(key, 0)
+        run.stdin.close()
+        assert run.wait(patient(20)) == 0, lines
+        assert lines[-1] == "close -> 0"
+        return [line for line in lines if " -> " in line and "dflock_config" not in line], "failed 0 of" in " ".join(lines)
+
+
+@pytest.mark.parametrize("how", ["once", "always"])
+def test_out_of_memory_is_what_is_said(make_server, how):
+    """Whichever allocation fails: no crash, no wait for nothing, no other reason, and every lock is given back at the end."""
+    server = make_server("--read-timeout", "3600")
+    holder = server.connect()
+    assert holder.ask("l", "busy", "0 600").startswith("ok")
+    plenty, _ = scarce(server, 10**9, how)
+    assert "SELECT dflock_sem_release('s') -> ok 1" in plenty
+    done, n = False, 0
+    while not done:
+        n += math.ceil(PATIENCE)
+        said, done = scarce(server, n, how)
+        other = [line for line in said if line not in plenty]
+        assert not other or "53200" in other[0] or "out of memory" in other[0], (n, other)
+    assert n > 100
 
 
 def test_a_utf16_database(run_script, server):

@@ -157,6 +157,19 @@ def test_python_interrupt_and_progress_handler(run_script, server):
     assert all("57014" in line for line in lines) and len(lines) == 2
 
 
+def test_an_interrupt_while_the_files_are_looked_at(run_script, server):
+    """A statement that writes is looked at closely before it may lock: an interrupt then is one, not a file's fault."""
+    lines = run_script("""
+        a = connect()
+        a.rows("CREATE TABLE t(x, y)")
+        a.raw.create_function("interrupted", 0, lambda: a.interrupt() or 1)
+        print(a.error("INSERT INTO t SELECT interrupted(), dflock_acquire('k')"))
+        print(a.value("SELECT dflock_is_held('k')"))
+        """, servers=server)
+    assert "57014" in lines[0] or "OperationalError interrupted" in lines[0], lines
+    assert lines[1:] == ["0"]
+
+
 def test_ctrl_c_in_python_with_a_progress_handler(start_script, server, make_sqlite):
     holder = make_sqlite(servers=server)
     holder.query("SELECT dflock_lock('k')")

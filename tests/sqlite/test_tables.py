@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from fake.peer import Peer
 from lib.eventually import eventually
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
@@ -81,6 +84,23 @@ def test_a_dead_server_is_a_row(make_db, make_server):
     ping = db.value("SELECT json_extract(dflock_ping(), '$.\"' || ? || '\".error')", dead.address)
     assert "refused" in ping
     assert db.value("SELECT json_extract(dflock_ping(), '$.\"' || ? || '\".round_trip_ms')", live.address) > 0
+
+
+@pytest.mark.parametrize("body", ['{"locks":[],"n":NaN}', '{"locks":[],"n":[-Infinity]}', '{/* none */"locks":[]}', '{"n":1.}',
+                                  '{"locks":[]} {}', '{"locks":[],}', '{"n":nUll}', r'{"n":"\xff"}'])
+def test_what_is_not_quite_json_is_an_error(make_db, processes, body):
+    """JSON by the letter, since it is handed on inside ours."""
+    peer = processes.add(Peer("EXPECT stats\nRAW ok " + body + r"\n" + "\nACCEPT\nEXPECT stats\nRAW ok " + body + r"\n"))
+    db = make_db(peer)
+    assert db.rows("SELECT error FROM dflock_server_locks") == [("the answer to stats is no JSON object",)]
+    assert db.value("SELECT json_extract(dflock_stats(), '$.\"' || ? || '\".error')", peer.address) == "the answer to stats is no JSON object"
+
+
+def test_what_is_handed_on_is_json(make_db, processes):
+    body = '{\'locks\':[], "n":[1e3, -0.50, null], "s":"NaN /* */"}'
+    peer = processes.add(Peer("EXPECT stats\nRAW ok " + body + r"\n"))
+    db = make_db(peer)
+    assert db.value("SELECT dflock_stats()").endswith(':{"locks":[],"n":[1e3,-0.50,null],"s":"NaN /* */"}}')
 
 
 def test_a_join_asks_the_server_once(db, server, make_proxy):
