@@ -25,6 +25,7 @@
 #define RECORD 512
 #define AHEAD_FENCES (UINT64_C(1) << 20)
 #define AHEAD_MS 10000
+#define SET_FORWARD_MS 100 /* more than clocks drift apart between two looks at them */
 
 struct record {
     uint64_t sequence;
@@ -35,7 +36,8 @@ struct record {
 
 struct fence {
     uint64_t next;      /* the next fence */
-    struct record last; /* as it is in the file, synced */
+    struct record last; /* what must be known after a crash */
+    bool behind;        /* the file may name an earlier end of the leases: a write has failed */
     int64_t unsafe_until_ms;
     int64_t wall_ms;
     int fd; /* -1: no file */
@@ -107,8 +109,11 @@ static bool write_record(struct fence *f, struct record r)
     if (write_whole(f->fd, bytes, RECORD, (off_t)(r.sequence % 2) * RECORD) &&
         fdatasync(f->fd) == 0) {
         f->last = r;
+        f->behind = false;
         return true;
     }
+    /* A write that failed may have reached the file. */
+    f->behind |= r.leases_end < f->last.leases_end;
 
     unsigned long left_out;
 
@@ -258,10 +263,20 @@ void fence_safe(struct fence *f)
     f->unsafe_until_ms = 0;
 }
 
+/* Leases end by the other clock: when the real-time one is set forward, the moment in the file goes
+ * with it. That write may fail: the next lease makes up for it. */
 void fence_now(struct fence *f, struct dfl_now now)
 {
+    int64_t step_ms = (now.wall_ms - f->wall_ms) - (now.ms - f->now_ms);
+    bool running = f->last.leases_end > f->wall_ms;
+
     f->wall_ms = now.wall_ms;
     f->now_ms = now.ms;
+    if (f->fd < 0 || !running || step_ms < SET_FORWARD_MS)
+        return;
+    f->last.leases_end += step_ms;
+    f->behind = true;
+    write_record(f, f->last);
 }
 
 static bool take_random(struct fence *f, uint64_t *out)
@@ -284,10 +299,13 @@ bool fence_extend(void *ctx, int64_t lease_s)
 
     if (f->fd < 0)
         return true;
+
     /* The rest of the millisecond that wall_ms was cut by belongs to the lease as well. */
-    if (f->wall_ms + lease_s * 1000 + 1 <= r.leases_end)
-        return true;
-    r.leases_end = f->wall_ms + lease_s * 1000 + 1 + AHEAD_MS;
+    int64_t end_ms = f->wall_ms + lease_s * 1000 + 1;
+
+    if (end_ms <= r.leases_end)
+        return !f->behind || write_record(f, r);
+    r.leases_end = end_ms + AHEAD_MS;
     return write_record(f, r);
 }
 
