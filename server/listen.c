@@ -61,10 +61,11 @@ enum dfl_status listen_on(const char *host, uint16_t *port, int *fd, struct dfl_
     *fd = -1;
     for (const struct addrinfo *a = list; a && *fd < 0; a = a->ai_next)
         *fd = bind_one(a);
+    error = errno;
     freeaddrinfo(list);
     if (*fd < 0)
         return dfl_fail(err, DFL_UNREACHABLE, "listen on %s port %u: %s", host, *port,
-                        strerror(errno));
+                        strerror(error));
     *port = port_of(*fd);
     return DFL_OK;
 }

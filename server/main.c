@@ -213,9 +213,9 @@ static int serve(struct program *p)
     raise_limit();
     if (make_service(p, now, &err) != DFL_OK)
         return fail(&err);
-    wait_for_old_leases(p, now);
     if (make_loop(p, &port, &err) != DFL_OK)
         return fail(&err);
+    wait_for_old_leases(p, now); /* waived only by a server that does start */
     p->terminal = ends_with_terminal(p);
     log_line(LOG_INFO, "listening", "host=%s port=%u",
              log_value(host, sizeof host, p->options.host), port);

@@ -96,12 +96,12 @@ static bool set_text(struct options *o, const struct option *row, const char *va
 
 static bool set_number(struct options *o, const struct option *row, const char *value)
 {
-    char *end;
-
     errno = 0;
-    long long n = strtoll(value, &end, 10);
 
-    if (end == value || *end || errno || n < row->min || n > row->max || value[0] == ' ')
+    long long n = strtoll(value, NULL, 10);
+
+    /* Digits alone: strtoll also takes white space and signs. */
+    if (!*value || value[strspn(value, "0123456789")] || errno || n < row->min || n > row->max)
         return false;
     *(int64_t *)field(o, row) = n;
     return true;
@@ -241,8 +241,9 @@ static enum dfl_status read_flag(struct options *o, int argc, char **argv, int *
     const struct option *row = name - word >= 1 && name - word <= 2 ? find_flag(name, len) : NULL;
     char *value = name[len] ? word + (name - word) + len + 1 : NULL;
 
-    if (!row)
-        return dfl_fail(err, DFL_INVALID, "unknown argument \"%.100s\" (see --help)", word);
+    if (!row) /* what stands behind the `=` may be a secret */
+        return dfl_fail(err, DFL_INVALID, "unknown argument \"%.*s\" (see --help)",
+                        (int)(strcspn(word, "=") < 100 ? strcspn(word, "=") : 100), word);
     snprintf(shown, sizeof shown, "--%s", row->flag);
     if (!value && (row->kind == SWITCH || row->kind == ANTI_SWITCH))
         value = "true";

@@ -10,6 +10,8 @@ import pytest
 
 from lib import wire
 from lib.eventually import eventually
+from lib.paths import DFLOCKD_LOCAL
+from lib.process import clean_environment
 from lib.server import StartFailed
 
 
@@ -125,6 +127,21 @@ def test_the_wait_can_be_waived(fenced, path):
     server.start("--fence-state-file", path, "--no-recovery-wait")
     assert "granting although leases of the last run may not be over" in server.process.log()
     assert take(server, "k") > 0
+
+
+def test_a_server_that_did_not_start_has_waived_nothing(fenced, path, make_server):
+    """It finds its port taken: the leases of the last run are as old as before."""
+    server = fenced()
+    holder = server.connect()
+    holder.lock("k", lease=60)
+    server.kill()
+    other = make_server()
+    done = subprocess.run([DFLOCKD_LOCAL, "--port", str(other.port), "--fence-state-file", path, "--no-recovery-wait"],
+                          env=clean_environment(), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "in use" in done.stderr
+    server.start()
+    with server.connect() as w:
+        assert w.try_lock("k") == "timeout"
 
 
 def test_a_clean_end_leaves_nothing_to_wait_for(fenced, path):

@@ -61,6 +61,9 @@ def test_flag_before_environment_before_default(make_server):
     (["--port", "65536"], "--port must be a whole number from 0 to 65535"),
     (["--port", "x"], "--port must be a whole number"),
     (["--port", "1 "], "--port must be a whole number"),
+    (["--port", "\t1"], "--port must be a whole number"),
+    (["--port", "+1"], "--port must be a whole number"),
+    (["--port", "-0"], "--port must be a whole number"),
     (["--port", ""], "--port must be a whole number"),
     (["--default-lease-ttl", "0"], "--default-lease-ttl must be a whole number from 1"),
     (["--default-lease-ttl=1.5"], "--default-lease-ttl must be a whole number"),
@@ -78,6 +81,7 @@ def test_flag_before_environment_before_default(make_server):
     (["--auth-token-file", "/dev/null"], "--auth-token-file /dev/null: the login token is empty\n"),
     (["--nonsense"], 'unknown argument "--nonsense"'),
     (["---port", "1"], 'unknown argument "---port"'),
+    (["--auth-tokn=secret"], 'unknown argument "--auth-tokn" '),
     (["stray"], 'unknown argument "stray"'),
     (["--port"], "--port needs a value"),
 ])
