@@ -1,9 +1,12 @@
 /*
  * log.c - one write(2) per line, so that lines never mix. Owns the level. Is never given a login
- * token.
+ * token, and never waits: a line that nobody takes is left out, and counted.
  */
 #include "log.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,10 +14,37 @@
 #include <unistd.h>
 
 static bool debug;
+static int out = STDERR_FILENO;
+static unsigned long unread; /* lines that nobody took */
 
 void log_debug_on(void)
 {
     debug = true;
+}
+
+/* A terminal takes a part of a line and makes us wait with the rest, unless it was opened not to. */
+void log_open(void)
+{
+    int fd = isatty(STDERR_FILENO)
+                 ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                 : -1;
+
+    if (fd >= 0)
+        out = fd;
+}
+
+/* False: it would have to wait. A pipe that is writable takes a line of ours whole (PIPE_BUF). */
+static bool put_line(const char *line, size_t n)
+{
+    struct pollfd p = {.fd = out, .events = POLLOUT};
+
+    if (poll(&p, 1, 0) == 0)
+        return false;
+
+    ssize_t put = write(out, line, n);
+
+    /* A log that cannot be written is no reason to stop serving locks. */
+    return put < 0 ? errno != EAGAIN && errno != EWOULDBLOCK : (size_t)put == n;
 }
 
 static size_t put_time(char *line, size_t cap)
@@ -34,32 +64,54 @@ void log_note(enum log_level level, const char *message)
     log_line(level, message, "%s", "");
 }
 
-void log_line(enum log_level level, const char *message, const char *pairs, ...)
+static size_t make_line(char *line, size_t cap, enum log_level level, const char *message,
+                        const char *pairs, va_list args)
 {
     static const char *const names[] = {"debug", "info", "warn", "error"};
+    size_t n = put_time(line, cap);
+
+    n += (size_t)snprintf(line + n, cap - n, " level=%s msg=\"%s\" ", names[level], message);
+
+    int more = vsnprintf(line + n, cap - n, pairs, args);
+
+    if (more > 0)
+        n += (size_t)more;
+    if (n > cap - 1)
+        n = cap - 1;
+    if (line[n - 1] == ' ')
+        n--;
+    line[n++] = '\n';
+    return n;
+}
+
+/* Begins on a new line: the last one may have been taken in part. */
+static bool tell_left_out(void)
+{
+    char line[256];
+    size_t n = 0;
+
+    line[n++] = '\n';
+    n += put_time(line + n, sizeof line - n);
+    n += (size_t)snprintf(line + n, sizeof line - n,
+                          " level=warn msg=\"log lines left out: nobody took them\" lines=%lu\n",
+                          unread);
+    return put_line(line, n);
+}
+
+void log_line(enum log_level level, const char *message, const char *pairs, ...)
+{
     char line[2048];
     va_list args;
 
     if (level == LOG_DEBUG && !debug)
         return;
-
-    size_t n = put_time(line, sizeof line);
-
-    n +=
-        (size_t)snprintf(line + n, sizeof line - n, " level=%s msg=\"%s\" ", names[level], message);
     va_start(args, pairs);
-    int more = vsnprintf(line + n, sizeof line - n, pairs, args);
+    size_t n = make_line(line, sizeof line, level, message, pairs, args);
     va_end(args);
-    if (more > 0)
-        n += (size_t)more;
-    if (n > sizeof line - 1)
-        n = sizeof line - 1;
-    if (line[n - 1] == ' ')
-        n--;
-    line[n++] = '\n';
-    /* A log that cannot be written is no reason to stop serving locks. */
-    if (write(STDERR_FILENO, line, n) < 0)
-        return;
+    if (unread > 0 && tell_left_out())
+        unread = 0;
+    if (unread > 0 || !put_line(line, n))
+        unread++;
 }
 
 static bool is_plain(const char *value)

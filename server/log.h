@@ -12,6 +12,8 @@
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 void log_debug_on(void);
+/* Before the first line. Without it a terminal that takes nothing may hold the caller up. */
+void log_open(void);
 
 void log_note(enum log_level level, const char *message);
 /* `pairs` is printf's format of what follows the message: "host=%s port=%d". */

@@ -240,6 +240,7 @@ int main(int argc, char **argv)
     struct dfl_error err;
     int status = 0;
 
+    log_open();
     if (options_read(&p.options, argc, argv, &err) != DFL_OK) {
         fprintf(stderr, "dflockd-local: %s\n", err.text);
         options_free(&p.options);

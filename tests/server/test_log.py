@@ -1,0 +1,60 @@
+"""A log that nobody reads must not hold the lock server up."""
+
+import fcntl
+import os
+import pty
+import re
+import subprocess
+import threading
+
+import pytest
+
+from lib import wire
+from lib.eventually import eventually
+from lib.paths import DFLOCKD_LOCAL
+from lib.process import clean_environment
+
+CONNECTIONS = 1000
+
+
+def a_pipe():
+    ours, theirs = os.pipe()
+    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, 8192)
+    return ours, theirs
+
+
+def read_until(fd, what):
+    """Everything up to the first match."""
+    text = ""
+    while not re.search(what, text):
+        text += os.read(fd, 65536).decode()
+    return text
+
+
+@pytest.mark.parametrize("make", [a_pipe, pty.openpty])
+def test_a_log_that_nobody_reads(make):
+    """Two lines per connection go to somebody who has stopped reading."""
+    ours, theirs = make()
+    server = subprocess.Popen([DFLOCKD_LOCAL, "--port", "0", "--debug"], env=clean_environment({}),
+                              stdin=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    try:
+        port = re.search(r"port=(\d+)", read_until(ours, r"port=\d+\s"))[1]
+        address = f"127.0.0.1:{port}"
+        with wire.Wire(address) as holder:
+            assert holder.try_lock("k") == "ok"
+            for _ in range(CONNECTIONS):
+                with wire.Wire(address) as w:
+                    assert w.ask("ping") == "ok"
+            told = threading.Thread(target=read_until, args=(ours, r'msg="log lines left out[^"]*" lines=\d+\s'))
+            told.start()
+
+            def is_told():
+                with wire.Wire(address) as w:
+                    assert w.ask("ping") == "ok"
+                return not told.is_alive()
+            eventually(is_told)
+    finally:
+        server.kill()
+        server.wait()
+        os.close(ours)
