@@ -9,6 +9,7 @@
 
 #define MOVE_PER_STEP                                                                              \
     4 /* more than one per node added, so that a growth ends before the next begins */
+#define CROWDED 8 /* nodes per bucket that a freeze is not worth */
 
 void hash_init(struct hash *h)
 {
@@ -64,6 +65,10 @@ static void move_bucket(struct hash *h)
 /* Every change pays for a little of the growth. */
 static void step(struct hash *h)
 {
+    if (h->frozen && h->count / CROWDED > h->mask) {
+        h->frozen = 0;
+        h->freeze++;
+    }
     if (h->frozen)
         return;
     if (!h->old && h->count > h->mask)
@@ -106,14 +111,21 @@ struct hash_node *hash_chain(struct hash *h, uint64_t hash)
     return *bucket_of(h, hash);
 }
 
-void hash_freeze(struct hash *h)
+unsigned hash_freeze(struct hash *h)
 {
     h->frozen++;
+    return h->freeze;
 }
 
-void hash_thaw(struct hash *h)
+void hash_thaw(struct hash *h, unsigned freeze)
 {
-    h->frozen--;
+    if (freeze == h->freeze)
+        h->frozen--;
+}
+
+bool hash_is_frozen(const struct hash *h, unsigned freeze)
+{
+    return freeze == h->freeze;
 }
 
 size_t hash_buckets(const struct hash *h)

@@ -24,6 +24,7 @@ struct hash {
     size_t old_mask, moved; /* buckets of old below `moved` are empty */
     size_t count;
     unsigned frozen;            /* readers that walk the buckets: nothing moves meanwhile */
+    unsigned freeze;            /* how many freezes were given up */
     struct hash_node *first[1]; /* the array of an empty table */
 };
 
@@ -35,10 +36,14 @@ void hash_remove(struct hash *h, struct hash_node *node);
 /* The chain that has every node of this hash, others among them. */
 struct hash_node *hash_chain(struct hash *h, uint64_t hash);
 
-/* Walking all nodes: freeze, look at every bucket below hash_buckets(), thaw. Nodes may come and go
- * meanwhile. */
-void hash_freeze(struct hash *h);
-void hash_thaw(struct hash *h);
+/*
+ * Walking all nodes: freeze, look at every bucket below hash_buckets(), thaw with what freeze has
+ * returned. Nodes may come and go meanwhile. When far too many have come the freeze is given up, and
+ * a walk that finds it so has come to nothing.
+ */
+unsigned hash_freeze(struct hash *h);
+void hash_thaw(struct hash *h, unsigned freeze);
+bool hash_is_frozen(const struct hash *h, unsigned freeze);
 size_t hash_buckets(const struct hash *h);
 struct hash_node *hash_bucket(const struct hash *h, size_t i);
 

@@ -500,12 +500,17 @@ bool locktable_walk(struct locktable *t, size_t *cursor, int64_t now_ms,
     return true;
 }
 
-void locktable_freeze(struct locktable *t)
+unsigned locktable_freeze(struct locktable *t)
 {
-    hash_freeze(&t->entries);
+    return hash_freeze(&t->entries);
 }
 
-void locktable_thaw(struct locktable *t)
+void locktable_thaw(struct locktable *t, unsigned freeze)
 {
-    hash_thaw(&t->entries);
+    hash_thaw(&t->entries, freeze);
+}
+
+bool locktable_is_frozen(const struct locktable *t, unsigned freeze)
+{
+    return hash_is_frozen(&t->entries, freeze);
 }

@@ -136,11 +136,12 @@ struct lock_view {
 /*
  * Walks all keys a bucket at a time, from *cursor 0; false at the end. A key that stays is seen
  * once, while others come and go, if a walk is inside locktable_freeze / _thaw, which keep the hash
- * from growing and must therefore be short-lived.
+ * from growing. When it must grow all the same the table is not frozen any more: the walk is void.
  */
 bool locktable_walk(struct locktable *t, size_t *cursor, int64_t now_ms,
                     void (*see)(void *arg, const struct lock_view *view), void *arg);
-void locktable_freeze(struct locktable *t);
-void locktable_thaw(struct locktable *t);
+unsigned locktable_freeze(struct locktable *t); /* what the other two are called with */
+void locktable_thaw(struct locktable *t, unsigned freeze);
+bool locktable_is_frozen(const struct locktable *t, unsigned freeze);
 
 #endif

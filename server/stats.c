@@ -1,6 +1,7 @@
 /*
  * stats.c - the JSON of stats.h. While an answer is being made, the lock table's hash does not
- * grow: an answer that its reader takes too long over is given up. A short answer shows one moment;
+ * grow: an answer that its reader takes too long over is given up, and so is one during which the
+ * keys become so many that the hash has to grow. A short answer shows one moment;
  * in one of several slices a key may have changed its section meanwhile, and appear twice or not at
  * all.
  */
@@ -18,6 +19,7 @@
 struct stats_job {
     struct session *session;
     size_t section, cursor;
+    unsigned freeze;
     bool first; /* of its section */
     int64_t since_ms, now_ms;
 };
@@ -176,7 +178,7 @@ void stats_stop(struct session *s)
 {
     if (!s->stats)
         return;
-    locktable_thaw(s->service->table);
+    locktable_thaw(s->service->table, s->stats->freeze);
     free(s->stats);
     s->stats = NULL;
 }
@@ -201,6 +203,10 @@ bool stats_run(struct session *s, struct dfl_now now)
     bool more = true;
 
     job->now_ms = now.ms;
+    if (!locktable_is_frozen(s->service->table, job->freeze)) {
+        s->peer.broken = true;
+        return true;
+    }
     for (int i = 0; more && i < BUCKETS && outbuf_left(&s->peer.out) < SLICE; i++)
         more = advance(job);
     if (more && now.ms - job->since_ms > PATIENCE_MS)
@@ -221,8 +227,10 @@ void stats_start(struct session *s, struct dfl_now now)
         session_answer_error(s, DFL_REFUSED);
         return;
     }
-    *job = (struct stats_job){.session = s, .first = true, .since_ms = now.ms};
-    locktable_freeze(s->service->table);
+    *job = (struct stats_job){.session = s,
+                              .first = true,
+                              .freeze = locktable_freeze(s->service->table),
+                              .since_ms = now.ms};
     s->stats = job;
     put(s, head,
         (size_t)snprintf(head, sizeof head, "ok {\"connections\":%zu", s->service->sessions));

@@ -86,3 +86,22 @@ def test_very_many_keys(make_server):
         assert len(keys) == len(set(keys))
         assert sum(key.startswith("key-") for key in keys) == count
         assert worst < 0.5
+
+
+def test_a_reader_that_stops_does_not_keep_the_table_small(make_server):
+    """Its answer is given up when the keys become far too many for the table that it walks."""
+    server = make_server("--write-timeout", 0)
+    few, many, batch = 16000, 130000, 1000
+    with server.connect() as owner, server.connect(receive_buffer=4096) as reader:
+        for start in range(0, few + many, batch):
+            owner.send_raw(b"".join(b"l\n%0250d\n0 600\n" % i for i in range(start, start + batch)))
+            for _ in range(batch):
+                assert owner.receive().startswith("ok ")
+            if start + batch == few:
+                reader.send("stats")
+                assert reader.sock.recv(10) == b'ok {"conne'
+        rest = b""
+        while part := reader.sock.recv(1 << 20):
+            rest += part
+        assert not rest.endswith(b"\n") and rest.count(b'"key"') < few
+        assert owner.ask("ping") == "ok"

@@ -74,20 +74,57 @@ static void test_walk_while_it_changes(void **state)
         hash_init(&h);
         for (size_t i = 0; i < start; i++)
             hash_add(&h, &nodes[i], hash_of(i));
-        hash_freeze(&h);
+        unsigned freeze = hash_freeze(&h);
+
         for (size_t b = 0; b < hash_buckets(&h); b++) {
             for (struct hash_node *n = hash_bucket(&h, b); n; n = n->next)
                 seen[n - nodes]++;
             hash_add(&h, &nodes[next], hash_of(next));
             next++;
         }
-        hash_thaw(&h);
+        assert_true(hash_is_frozen(&h, freeze));
+        hash_thaw(&h, freeze);
         for (size_t i = 0; i < next; i++) {
             assert_true(has(&h, i));
             assert_true(i < start ? seen[i] == 1 : seen[i] <= 1);
         }
         hash_free(&h);
     }
+}
+
+/* Readers that never end: the table grows all the same, and they are told. */
+static void test_a_freeze_is_given_up(void **state)
+{
+    struct hash h;
+    size_t longest = 0;
+
+    (void)state;
+    hash_init(&h);
+
+    unsigned first = hash_freeze(&h), second;
+
+    hash_freeze(&h);
+    for (size_t i = 0; i < MANY / 2; i++)
+        hash_add(&h, &nodes[i], hash_of(i));
+    assert_false(hash_is_frozen(&h, first));
+    second = hash_freeze(&h);
+    hash_thaw(&h, first);
+    hash_thaw(&h, first);
+    assert_true(hash_is_frozen(&h, second));
+    for (size_t i = MANY / 2; i < MANY; i++)
+        hash_add(&h, &nodes[i], hash_of(i));
+    for (size_t b = 0; b < hash_buckets(&h); b++) {
+        size_t n = 0;
+
+        for (struct hash_node *node = hash_bucket(&h, b); node; node = node->next)
+            n++;
+        longest = n > longest ? n : longest;
+    }
+    assert_true(longest < 40);
+    for (size_t i = 0; i < MANY; i++)
+        assert_true(has(&h, i));
+    hash_thaw(&h, second);
+    hash_free(&h);
 }
 
 #ifdef WITH_SIPHASH
@@ -135,6 +172,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_walk_while_it_changes),
+        cmocka_unit_test(test_a_freeze_is_given_up),
 #ifdef WITH_SIPHASH
         cmocka_unit_test(test_siphash),
 #endif

@@ -51,12 +51,14 @@ static void test_walk(void **state)
     }
     s = (struct seen){0};
     cursor = 0;
-    locktable_freeze(b.t);
+    unsigned freeze = locktable_freeze(b.t);
+
     for (int i = 0; locktable_walk(b.t, &cursor, b.now, see, &s); i++) {
         snprintf(key, sizeof key, "b%d", i);
         bench_acquire(&b, one, key, 2, 0, NULL);
     }
-    locktable_thaw(b.t);
+    assert_true(locktable_is_frozen(b.t, freeze));
+    locktable_thaw(b.t, freeze);
     assert_int_equal(s.idle, 500);
     assert_true(s.held >= 501);
     locktable_free(b.t);
