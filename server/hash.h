@@ -38,8 +38,8 @@ struct hash_node *hash_chain(struct hash *h, uint64_t hash);
 
 /*
  * Walking all nodes: freeze, look at every bucket below hash_buckets(), thaw with what freeze has
- * returned. Nodes may come and go meanwhile. When far too many have come the freeze is given up, and
- * a walk that finds it so has come to nothing.
+ * returned. Nodes may come and go meanwhile. When far too many have come the freeze is given up,
+ * and a walk that finds it so has come to nothing.
  */
 unsigned hash_freeze(struct hash *h);
 void hash_thaw(struct hash *h, unsigned freeze);

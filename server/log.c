@@ -22,7 +22,7 @@ void log_debug_on(void)
     debug = true;
 }
 
-/* A terminal takes a part of a line and makes us wait with the rest, unless it was opened not to. */
+/* A terminal takes a part of a line and makes us wait with the rest, unless opened not to. */
 void log_open(void)
 {
     int fd = isatty(STDERR_FILENO)
@@ -64,8 +64,10 @@ void log_note(enum log_level level, const char *message)
     log_line(level, message, "%s", "");
 }
 
-static size_t make_line(char *line, size_t cap, enum log_level level, const char *message,
-                        const char *pairs, va_list args)
+__attribute__((format(printf, 5, 0))) static size_t make_line(char *line, size_t cap,
+                                                              enum log_level level,
+                                                              const char *message,
+                                                              const char *pairs, va_list args)
 {
     static const char *const names[] = {"debug", "info", "warn", "error"};
     size_t n = put_time(line, cap);
