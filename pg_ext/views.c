@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -87,17 +88,23 @@ enum
 /* A copy of an entry, as it is true at the time of reading. */
 struct seen
 {
+	uint32		entry;
 	struct dfl_hold_data data;
 	int64		deadline_ms;
+};
+
+/* Where a held key is to be found. There may be a million: it is small. */
+struct held_at
+{
+	uint32		hash;
+	uint32		entry;
 };
 
 struct listing
 {
 	struct dfl_now now;
 	uint64		worker;
-	struct seen **seen;			/* all that exist */
-	uint32		count;
-	struct seen **held;			/* of those, held, in order of key */
+	struct held_at *held;		/* in order of hash; NULL: nobody has asked yet */
 	uint32		held_count;
 	char	   *prefix;			/* the reader's own, UTF-8 */
 	int			prefix_len;
@@ -121,38 +128,47 @@ correct_state(const struct listing *l, struct seen *s)
 	}
 }
 
-static int
-compare_keys(const void *a, const void *b)
+/* False: the entry is free. */
+static bool
+see(const struct listing *l, uint32 entry, struct seen *s)
 {
-	const struct dfl_hold_data *x = &(*(struct seen *const *) a)->data;
-	const struct dfl_hold_data *y = &(*(struct seen *const *) b)->data;
-	int			order = memcmp(x->key, y->key, Min(x->key_len, y->key_len));
-
-	return order != 0 ? order : x->key_len - y->key_len;
+	CHECK_FOR_INTERRUPTS();
+	if (dfl_entry_read(entry, &s->data, &s->deadline_ms) == 0)
+		return false;
+	s->entry = entry;
+	correct_state(l, s);
+	return true;
 }
 
-static void
-copy_entries(struct listing *l)
+static uint32
+hash_of(const struct dfl_hold_data *d)
 {
-	uint32		n = dfl_shared->entry_count;
+	return hash_bytes((const unsigned char *) d->key, d->key_len);
+}
 
-	l->seen = MemoryContextAllocHuge(CurrentMemoryContext, (n + 1) * sizeof(*l->seen));
-	l->held = MemoryContextAllocHuge(CurrentMemoryContext, (n + 1) * sizeof(*l->held));
-	for (uint32 i = 0; i < n; i++)
-	{
-		struct seen *s;
-		struct seen copy;
+static int
+compare_hashes(const void *a, const void *b)
+{
+	uint32		x = ((const struct held_at *) a)->hash;
+	uint32		y = ((const struct held_at *) b)->hash;
 
-		if (dfl_entry_read(i, &copy.data, &copy.deadline_ms) == 0)
-			continue;
-		s = palloc(sizeof(*s));
-		*s = copy;
-		correct_state(l, s);
-		l->seen[l->count++] = s;
-		if (s->data.state == DFL_HELD)
-			l->held[l->held_count++] = s;
-	}
-	qsort(l->held, l->held_count, sizeof(*l->held), compare_keys);
+	return (x > y) - (x < y);
+}
+
+/* Once, for the first row that waits. */
+static void
+find_held(struct listing *l, MemoryContext context)
+{
+	struct seen s;
+
+	l->held = MemoryContextAllocHuge(context, ((Size) dfl_shared->entry_count + 1) * sizeof(*l->held));
+	for (uint32 i = 0; i < dfl_shared->entry_count; i++)
+		if (see(l, i, &s) && s.data.state == DFL_HELD)
+		{
+			l->held[l->held_count].hash = hash_of(&s.data);
+			l->held[l->held_count++].entry = i;
+		}
+	qsort(l->held, l->held_count, sizeof(*l->held), compare_hashes);
 }
 
 static void
@@ -163,7 +179,6 @@ begin_listing(struct listing *l)
 	l->worker = dfl_live_worker();
 	l->prefix = pg_server_to_any(dfl_key_prefix, (int) strlen(dfl_key_prefix), PG_UTF8);
 	l->prefix_len = (int) strlen(l->prefix);
-	copy_entries(l);
 }
 
 /* The key as the reader knows it: without the prefix that is put before the reader's own keys. */
@@ -177,35 +192,61 @@ key_datum(const struct listing *l, const struct dfl_hold_data *d)
 	return text_datum(dfl_text_from_wire(d->key + cut, (size_t) (d->key_len - cut)));
 }
 
+/* Still held, and the key that s waits for; not s itself, granted meanwhile. */
+static bool
+holds_key_of(const struct listing *l, uint32 entry, const struct seen *s, int *pid)
+{
+	struct seen holder;
+
+	if (entry == s->entry || !see(l, entry, &holder) || holder.data.state != DFL_HELD ||
+		holder.data.key_len != s->data.key_len || memcmp(holder.data.key, s->data.key, s->data.key_len) != 0)
+		return false;
+	*pid = holder.data.pid;
+	return true;
+}
+
+static int
+compare_pids(const void *a, const void *b)
+{
+	int32		x = DatumGetInt32(*(const Datum *) a);
+	int32		y = DatumGetInt32(*(const Datum *) b);
+
+	return (x > y) - (x < y);
+}
+
 /* Those who hold the key that s waits for, each once. */
 static Datum
-holders_datum(const struct listing *l, struct seen *s)
+holders_datum(const struct listing *l, const struct seen *s)
 {
-	Datum	   *pids = palloc((l->held_count + 1) * sizeof(*pids));
+	uint32		hash = hash_of(&s->data);
 	uint32		low = 0;
 	uint32		high = l->held_count;
+	uint32		end;
+	Datum	   *pids;
 	int			n = 0;
+	int			distinct = 0;
+	int			pid;
 
 	while (low < high)
 	{
 		uint32		middle = low + (high - low) / 2;
 
-		if (compare_keys(&l->held[middle], &s) < 0)
+		if (l->held[middle].hash < hash)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	for (; low < l->held_count && compare_keys(&l->held[low], &s) == 0; low++)
-	{
-		Datum		pid = Int32GetDatum(l->held[low]->data.pid);
-		int			i = 0;
-
-		while (i < n && pids[i] != pid)
-			i++;
-		if (i == n)
-			pids[n++] = pid;
-	}
-	return PointerGetDatum(construct_array(pids, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	for (end = low; end < l->held_count && l->held[end].hash == hash;)
+		end++;
+	pids = MemoryContextAllocHuge(CurrentMemoryContext, ((Size) (end - low) + 1) * sizeof(*pids));
+	for (; low < end; low++)
+		if (holds_key_of(l, l->held[low].entry, s, &pid))
+			pids[n++] = Int32GetDatum(pid);
+	qsort(pids, n, sizeof(*pids), compare_pids);
+	for (int i = 0; i < n; i++)
+		if (distinct == 0 || pids[distinct - 1] != pids[i])
+			pids[distinct++] = pids[i];
+	return PointerGetDatum(construct_array(pids, distinct, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
 /* A time or number that some states do not have. */
@@ -216,12 +257,17 @@ set_if(bool there, Datum value, Datum *values, bool *nulls, int column)
 	nulls[column] = !there;
 }
 
+static bool
+waits(const struct seen *s)
+{
+	return s->data.state == DFL_TRYING || s->data.state == DFL_QUEUED || s->data.state == DFL_CONFIRMING;
+}
+
 static void
-put_lock(struct rows *rows, const struct listing *l, struct seen *s)
+put_lock(struct rows *rows, const struct listing *l, const struct seen *s)
 {
 	const struct dfl_hold_data *d = &s->data;
 	bool		held = d->state == DFL_HELD;
-	bool		waits = d->state == DFL_TRYING || d->state == DFL_QUEUED || d->state == DFL_CONFIRMING;
 	Datum		values[LOCKS_COLUMNS];
 	bool		nulls[LOCKS_COLUMNS] = {false};
 
@@ -240,8 +286,8 @@ put_lock(struct rows *rows, const struct listing *l, struct seen *s)
 	set_if(d->last_error[0] != '\0', text_datum(dfl_text_from_wire(d->last_error, strlen(d->last_error))), values, nulls,
 		   LOCKS_LAST_ERROR);
 	values[LOCKS_SERVER] = text_datum(dfl_text_from_wire(d->server, strlen(d->server)));
-	nulls[LOCKS_BLOCKED_BY_PIDS] = !waits;
-	if (waits)
+	nulls[LOCKS_BLOCKED_BY_PIDS] = !waits(s);
+	if (waits(s))
 		values[LOCKS_BLOCKED_BY_PIDS] = holders_datum(l, s);
 	tuplestore_putvalues(rows->store, rows->desc, values, nulls);
 }
@@ -252,20 +298,40 @@ is_mine(const struct dfl_hold_data *d)
 	return d->slot == dfl_my_slot() && d->session == dfl_my_session();
 }
 
+/* Row by row: of a row nothing stays but what the tuple store may write to a file. */
+static void
+put_locks(struct rows *rows, bool all)
+{
+	MemoryContext outer = CurrentMemoryContext;
+	MemoryContext row = AllocSetContextCreate(outer, "dflock_locks row", ALLOCSET_SMALL_SIZES);
+	struct listing l;
+	struct seen s;
+
+	begin_listing(&l);
+	for (uint32 i = 0; i < dfl_shared->entry_count; i++)
+	{
+		if (!see(&l, i, &s) || !(all || is_mine(&s.data)))
+			continue;
+		if (l.held == NULL && waits(&s))
+			find_held(&l, outer);
+		MemoryContextSwitchTo(row);
+		put_lock(rows, &l, &s);
+		MemoryContextSwitchTo(outer);
+		MemoryContextReset(row);
+	}
+	MemoryContextDelete(row);
+}
+
 PG_FUNCTION_INFO_V1(dflock_locks);
 Datum
 dflock_locks(PG_FUNCTION_ARGS)
 {
 	bool		all = has_privs_of_role(GetUserId(), COMPAT_ROLE_MONITOR);
 	struct rows rows;
-	struct listing l;
 
 	dfl_attach();
 	rows = begin_rows(fcinfo);
-	begin_listing(&l);
-	for (uint32 i = 0; i < l.count; i++)
-		if (all || is_mine(&l.seen[i]->data))
-			put_lock(&rows, &l, l.seen[i]);
+	put_locks(&rows, all);
 	return (Datum) 0;
 }
 
