@@ -282,7 +282,9 @@ CREATE VIEW dflock_server_locks AS
         FROM answer, pg_catalog.jsonb_array_elements(
             CASE WHEN pg_catalog.jsonb_typeof(body -> 'locks') = 'array' THEN body -> 'locks' END) AS e
         UNION ALL
-        SELECT server, 'semaphore', e.value, (e.value ->> 'limit')::bigint, (e.value ->> 'holders')::bigint
+        SELECT server, 'semaphore', e.value,
+               CASE WHEN e.value ->> 'limit' ~ '^[0-9]{1,18}$' THEN (e.value ->> 'limit')::bigint END,
+               CASE WHEN e.value ->> 'holders' ~ '^[0-9]{1,18}$' THEN (e.value ->> 'holders')::bigint END
         FROM answer, pg_catalog.jsonb_array_elements(
             CASE WHEN pg_catalog.jsonb_typeof(body -> 'semaphores') = 'array' THEN body -> 'semaphores' END) AS e
     ), named AS (
@@ -299,8 +301,9 @@ CREATE VIEW dflock_server_locks AS
         GROUP BY server, kind, key
     )
     SELECT named.server, named.key, named.kind, named.slots, named.holders,
-           (e ->> 'waiters')::bigint AS waiters,
-           CASE WHEN named.holders > 0 THEN (e ->> 'lease_expires_in_s')::double precision END AS lease_expires_in,
+           CASE WHEN e ->> 'waiters' ~ '^[0-9]{1,18}$' THEN (e ->> 'waiters')::bigint END AS waiters,
+           CASE WHEN named.holders > 0 AND e ->> 'lease_expires_in_s' ~ '^-?[0-9]{1,18}([.][0-9]{1,18})?$'
+                THEN (e ->> 'lease_expires_in_s')::double precision END AS lease_expires_in,
            holder.pid AS held_by_pid,
            NULL::text AS error
     FROM named LEFT JOIN holder USING (server, kind, key)

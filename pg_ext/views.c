@@ -403,22 +403,105 @@ dflock_ping(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ dflock_stats */
 
+/*
+ * What jsonb can hold is less than what JSON can say, and its input function raises: for the depth of an array, for a
+ * number, for the size of the whole. One server's answer must not take away those of all others.
+ */
+#define STATS_DEPTH 100
+#define STATS_NUMBER 100		/* characters of a number */
+#define STATS_EXPONENT 4		/* characters of its exponent: up to e-999 */
+#define STATS_VALUES 8000000	/* of all servers; 32 bytes each while jsonb is made of them */
+#define STATS_TEXT (128 << 20)	/* bytes, likewise */
+
+struct stats_text
+{
+	StringInfoData json;
+	size_t		values;			/* commas, so far */
+};
+
+/* The length of the string that begins here, its quotes included. */
+static size_t
+string_length(const char *text, size_t left)
+{
+	size_t		n = 1;
+
+	while (n < left && text[n] != '"')
+		n += text[n] == '\\' ? 2 : 1;
+	return Min(n + 1, left);
+}
+
+static bool
+is_in_number(char c)
+{
+	return (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.' || c == 'e' || c == 'E';
+}
+
+/* Likewise of the number; 0: it is too large, or too small. */
+static size_t
+number_length(const char *text, size_t left)
+{
+	size_t		n = 0;
+	size_t		exponent = 0;
+
+	for (; n < left && is_in_number(text[n]); n++)
+		if (exponent > 0 || text[n] == 'e' || text[n] == 'E')
+			exponent++;
+	return n > STATS_NUMBER || exponent > STATS_EXPONENT + 1 ? 0 : n;
+}
+
+/* Looks at the text only as far as it is JSON; what is none is found out later. NULL, or why jsonb cannot hold it. */
+static const char *
+why_not_jsonb(const struct stats_text *s, const char *text, size_t len, size_t *values)
+{
+	int			depth = 0;
+
+	for (size_t i = 0, n; i < len; i += n)
+	{
+		n = 1;
+		if (text[i] == '"')
+			n = string_length(text + i, len - i);
+		else if (text[i] == '-' || (text[i] >= '0' && text[i] <= '9'))
+			n = number_length(text + i, len - i);
+		else if (text[i] == '[' || text[i] == '{')
+			depth++;
+		else if (text[i] == ']' || text[i] == '}')
+			depth--;
+		else if (text[i] == ',')
+			++*values;
+		if (n == 0)
+			return "the answer to stats has a number out of range";
+		if (depth > STATS_DEPTH)
+			return "the answer to stats is nested too deeply";
+	}
+	if (s->values + *values > STATS_VALUES || (size_t) s->json.len + len > STATS_TEXT)
+		return "the answer to stats is too long";
+	return NULL;
+}
+
 /* A server's own answer as it is; a server that gave none, or no JSON, has an object with the reason. */
 static void
 append_stats(void *arg, const struct dfl_row *row, const char *address, const char *error, const char *body)
 {
-	StringInfo	json = arg;
+	struct stats_text *s = arg;
+	StringInfo	json = &s->json;
 	char	   *text = dfl_json_from_wire(body, row->body_len);
+	size_t		values = 0;
+	const char *reason = row->status != DFL_OK ? error : why_not_jsonb(s, text, strlen(text), &values);
 
+	if (reason == NULL && !compat_is_json(text, (int) strlen(text)))
+		reason = "the answer to stats is no JSON";
 	appendStringInfoChar(json, json->len == 0 ? '{' : ',');
 	escape_json(json, address);
 	appendStringInfoChar(json, ':');
-	if (row->status == DFL_OK && compat_is_json(text, (int) strlen(text)))
+	if (reason == NULL)
+	{
 		appendStringInfoString(json, text);
+		s->values += values;
+	}
 	else
 	{
 		appendStringInfoString(json, "{\"error\":");
-		escape_json(json, row->status == DFL_OK ? "the answer to stats is no JSON" : error);
+		escape_json(json, reason);
 		appendStringInfoChar(json, '}');
 	}
 	pfree(text);
@@ -429,13 +512,14 @@ Datum
 dflock_stats(PG_FUNCTION_ARGS)
 {
 	StringInfoData data;
-	StringInfoData json;
+	struct stats_text s;
 
 	dfl_ask_rows(DFL_OP_STATS, &data);
-	initStringInfo(&json);
-	dfl_each_row(&data, append_stats, &json);
-	appendStringInfoString(&json, json.len == 0 ? "{}" : "}");
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	memset(&s, 0, sizeof(s));
+	initStringInfo(&s.json);
+	dfl_each_row(&data, append_stats, &s);
+	appendStringInfoString(&s.json, s.json.len == 0 ? "{}" : "}");
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(s.json.data)));
 }
 
 /* ---------------------------------------------------------------- dflock_version */

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from fake.peer import Peer
 from lib.under import INSTRUMENTED, fewer
 from pg.waiting import Background, await_queued
 
@@ -55,3 +56,39 @@ def test_who_blocks_whom(pg, session, watcher):
     plain.close()
     other.close()
     assert waiting.finish() == [(True,)]
+
+
+HOSTILE = {
+    "a number beyond numeric": '{"locks": [], "n": 1e999999}',
+    "a number too small": '{"locks": [], "n": 1e-99999}',
+    "a number of many digits": '{"locks": [], "n": ' + "9" * 200000 + "}",
+    "deep": "[" * 200000 + "]" * 200000,
+    "deep objects": '{"a":' * 100000 + "1" + "}" * 100000,
+    "half a surrogate": '{"locks": [], "n": "\\ud800"}',
+    "NUL": '{"locks": [], "n": "\\u0000"}',
+    "no hex": '{"locks": [], "n": "\\u12"}',
+    "an unfinished string": '{"locks": [], "n": "\\',
+    "no JSON": "locks: none",
+    "empty": "",
+    "a word": '"error"',
+    "words for numbers": '{"locks": [{"key": "k", "owner_conn_id": 1, "waiters": "many", "lease_expires_in_s": "soon"}, 5, null],'
+                         ' "semaphores": [{"key": "s", "limit": 1e80, "holders": [], "waiters": {}}]}',
+}
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=[name.replace(" ", "_") for name in HOSTILE])
+def test_one_servers_answer_takes_none_of_the_others_away(make_cluster, processes, server, answer):
+    hostile = processes.add(Peer(auto={"stats": "ok " + answer}))
+    session = make_cluster(f"{hostile.address},{server}").session()
+    stats = session.value("SELECT dflock_stats()")
+    assert set(stats) == {hostile.address, str(server)} and "locks" in stats[str(server)]
+    session.rows("SELECT * FROM dflock_server_locks")
+
+
+@pytest.mark.every_version
+def test_more_values_than_jsonb_takes(make_cluster, processes, server):
+    hostile = processes.add(Peer(auto={"stats": "ok [" + "1," * (17 << 20) + "1]"}))
+    session = make_cluster(f"{hostile.address},{server}").session()
+    stats = session.value("SELECT dflock_stats()")
+    assert "locks" in stats[str(server)] and "too long" in stats[hostile.address]["error"]
