@@ -72,7 +72,6 @@ struct dfl_own
 	uint64		hold;
 	uint64		worker;
 	int64		fence;
-	int64		lease_s;
 	uint32		hash;
 	int			key_len;
 	char		token[DFL_TOKEN_LEN + 1];

@@ -592,8 +592,6 @@ renew(struct dfl_slot_request *r, struct dfl_own *own)
 		own->told = true;
 	if (result->error.status != DFL_OK)
 		dfl_raise(&result->error, NULL);
-	if (r->lease_s > 0)
-		own->lease_s = r->lease_s;
 	return result->seconds;
 }
 
@@ -663,10 +661,13 @@ Datum
 dflock_lease(PG_FUNCTION_ARGS)
 {
 	struct dfl_own *own = held_now(fcinfo);
+	struct dfl_hold_data data;
+	int64		deadline_ms;
 
-	if (own == NULL)
+	/* The worker's word: a renewal that was cancelled has changed it all the same. */
+	if (own == NULL || dfl_entry_read(own->entry, &data, &deadline_ms) != own->hold)
 		PG_RETURN_NULL();
-	PG_RETURN_INT32((int32) Min(own->lease_s, INT_MAX));
+	PG_RETURN_INT32((int32) Min(data.lease_s, INT_MAX));
 }
 
 PG_FUNCTION_INFO_V1(dflock_fence);

@@ -78,7 +78,6 @@ note_grant(struct dfl_own *own, const struct dfl_slot_result *result)
 {
 	own->place = result->state != DFL_HELD;
 	own->fence = result->fence;
-	own->lease_s = result->lease_s;
 	strlcpy(own->token, result->token, sizeof(own->token));
 	own->taken_in = GetCurrentSubTransactionId();
 	enter_xact(own);
