@@ -236,6 +236,15 @@ stream_copy(struct stream *s, char *to, size_t room)
 	return n;
 }
 
+/* A reload between two pieces may have shortened the list of servers. */
+static bool
+goes_on(struct stream *s)
+{
+	if (s->call == NULL && s->head == NULL)
+		s->rows = Min(s->rows, dfl_client_servers(dfl_worker_client));
+	return s->row < s->rows;
+}
+
 /* Hands out the next piece. */
 static void
 stream_next(struct own_slot *o)
@@ -249,7 +258,7 @@ stream_next(struct own_slot *o)
 	if (pg_atomic_read_u64(&slot->word) != DFL_WORD(o->number, DFL_SLOT_TAKEN))
 		return;
 	clear(result);
-	while (s->row < s->rows && n < DFL_CHUNK)
+	while (goes_on(s) && n < DFL_CHUNK)
 	{
 		if (s->head == NULL && !(s->call ? load_answer(s) : load_server(s)))
 		{
@@ -261,7 +270,7 @@ stream_next(struct own_slot *o)
 		n += stream_copy(s, result->chunk + n, DFL_CHUNK - n);
 	}
 	result->chunk_len = (uint32) n;
-	result->more = s->row < s->rows;
+	result->more = goes_on(s);
 	if (!hand_out(o, result) || !result->more)
 		stream_end(o);
 }

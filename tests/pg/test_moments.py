@@ -27,3 +27,19 @@ def test_the_lease_of_a_renewal_without_an_answer(pg, session, server, make_prox
     proxy.pass_through()
     assert session.value("SELECT dflock_renew('k')") in (89, 90)
     assert session.value("SELECT dflock_lease('k')") == 90
+
+
+@pytest.mark.every_version
+def test_a_list_of_servers_that_gets_shorter_while_it_is_read(make_cluster, server):
+    pg = make_cluster(server, *[f"127.0.0.1:{port}" for port in range(2001, 2301)])
+    session, watcher = pg.session(), pg.session()
+    assert len(session.rows("SELECT * FROM dflock_servers")) == 301
+    old = stop_worker(pg, watcher)
+    asking = asks(session, watcher, "SELECT address FROM dflock_servers")
+    os.kill(old, signal.SIGCONT)
+    watcher.rows("SELECT * FROM dflock_servers")  # the first piece is out: slots are served in their order
+    pg.reload({"dflockd.servers": str(server)})
+    eventually(lambda: len(watcher.rows("SELECT * FROM dflock_servers WHERE state <> 'old'")) == 1)
+    os.kill(session.pid, signal.SIGCONT)
+    rows = asking.finish()
+    assert rows[0] == (str(server),) and len(rows) < 301
