@@ -18,6 +18,7 @@
 #define ASK_CLIENT_MS 100		/* where a wait set cannot watch the client */
 #define START_GRACE_MS 2000		/* a worker that has never run yet may just be starting */
 #define SILENCE_MS 10000		/* beyond connect_timeout: a worker that does not go round stands still */
+#define WAKE_GRACE_MS 3000		/* between finding that and saying so */
 
 static uint32 slot_index;
 static uint64 my_session;		/* 0: not attached */
@@ -30,6 +31,7 @@ struct wait
 	const struct dfl_slot_request *request;
 	uint64		number;			/* of the request; 0: not submitted yet */
 	int64		started_ms;
+	int64		silent_from_ms;	/* when the worker was first found silent for too long; 0: it is not */
 	bool		settled;		/* past the first short wait */
 	bool		logged;
 	WaitEventSet *set;			/* NULL where the client cannot be watched */
@@ -227,18 +229,30 @@ sleep_a_while(struct wait *w)
 		compat_client_is_gone();
 }
 
+/* A machine that wakes up finds the time gone: then the worker gets a moment for its first turn. */
+static bool
+is_silent(struct wait *w)
+{
+	int64		now_ms = dfl_clock().ms;
+	int64		limit_ms = SILENCE_MS + (int64) (dfl_connect_timeout * 1000);
+
+	if (now_ms - w->started_ms <= limit_ms ||
+		now_ms - (int64) pg_atomic_read_u64(&dfl_shared->heartbeat_ms) <= limit_ms)
+		w->silent_from_ms = 0;
+	else if (w->silent_from_ms == 0)
+		w->silent_from_ms = now_ms;
+	return w->silent_from_ms != 0 && now_ms - w->silent_from_ms >= WAKE_GRACE_MS;
+}
+
 /* Raises LK006 when nobody is going to answer. */
 static void
-check_worker(const struct wait *w)
+check_worker(struct wait *w)
 {
-	int64		silence_ms;
 
 	if (dfl_live_worker() != w->request->worker && !DFL_PLANTED(23))
 		no_worker("the dflockd worker ended; all locks of this server are lost",
 				  "It starts again within a second or two; the server's log says why it ended.");
-	silence_ms = dfl_clock().ms - (int64) pg_atomic_read_u64(&dfl_shared->heartbeat_ms);
-	if (dfl_clock().ms - w->started_ms > SILENCE_MS + (int64) (dfl_connect_timeout * 1000) &&
-		silence_ms > SILENCE_MS + (int64) (dfl_connect_timeout * 1000))
+	if (is_silent(w))
 		no_worker("the dflockd worker does not answer", "See what its process does; it may be stopped.");
 }
 

@@ -43,3 +43,39 @@ def test_a_list_of_servers_that_gets_shorter_while_it_is_read(make_cluster, serv
     os.kill(session.pid, signal.SIGCONT)
     rows = asking.finish()
     assert rows[0] == (str(server),) and len(rows) < 301
+
+
+@pytest.mark.every_version
+def test_a_machine_that_was_suspended(make_cluster, server):
+    """All processes stand still for longer than a worker may be silent; the one that waits runs first."""
+    pg = make_cluster(server, dflockd__connect_timeout=1)
+    holder, waiter, watcher = pg.session(), pg.session(), pg.session()
+    assert holder.value("SELECT dflock_acquire('k', 0, 120)")
+    waiting = Background(waiter, "SELECT dflock_acquire('k', 'infinity')")
+    await_queued(watcher, waiter.pid)
+    worker = pg.worker_pid()
+    stop(waiter.pid)
+    stop(worker)
+    with Stopwatch() as still:
+        eventually(lambda: still.s > 11.5)
+    os.kill(waiter.pid, signal.SIGCONT)
+    always(waiting.busy, 1)
+    os.kill(worker, signal.SIGCONT)
+    assert holder.value("SELECT dflock_release('k')")
+    assert waiting.finish() == [(True,)]
+
+
+@pytest.mark.every_version
+def test_a_worker_that_stands_still_is_told(make_cluster, server):
+    pg = make_cluster(server, dflockd__connect_timeout=0.1)
+    session = pg.session()
+    worker = pg.await_worker()
+    stop(worker)
+    try:
+        with Stopwatch() as took:
+            error = session.fails("SELECT dflock_acquire('k', 'infinity')")
+        assert error.sqlstate == "LK006" and "does not answer" in str(error)
+        assert 10 < took.s < patient(20)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert session.value("SELECT dflock_acquire('k')")
