@@ -387,8 +387,12 @@ wait_turn(FunctionCallInfo fcinfo, enum dfl_kind kind)
 			dfl_own_granted(own, result);
 		require_held(own);
 	}
-	else if (own != NULL && own->place && result->yes)
-		dfl_own_drop(own);
+	else if (own != NULL && own->place && result->yes && err.status != DFL_TIMEOUT)
+	{
+		/* A place that died behind a "not yet" is told by the next wait. */
+		dfl_own_give_back(own);
+		dfl_marks_ring();
+	}
 	if (err.status != DFL_OK && err.status != DFL_TIMEOUT)
 		dfl_raise(&err, NULL);
 	PG_RETURN_BOOL(err.status == DFL_OK);
