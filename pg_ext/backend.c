@@ -119,6 +119,18 @@ require_worker(void)
 	return worker;
 }
 
+/* The worker to ask; `seen`, unless 0, is the one whose losses the session has looked at. */
+static uint64
+require_same_worker(uint64 seen)
+{
+	uint64		worker = require_worker();
+
+	if (seen != 0 && seen != worker)
+		no_worker("the dflockd worker ended; all locks of this server are lost",
+				  "Another one runs; the server's log says why the one before ended.");
+	return worker;
+}
+
 /* It is another session than the one that runs the query: a lock that it takes ends with it, in the middle of the query. */
 static void
 refuse_parallel_worker(void)
@@ -350,7 +362,7 @@ dfl_ask(struct dfl_slot_request *request, const struct dfl_undo *undo)
 	w->started_ms = dfl_clock().ms;
 	PG_TRY();
 	{
-		request->worker = require_worker();
+		request->worker = require_same_worker(request->worker);
 		submit(w, request);
 		wait_for_answer(w);
 		unwatch_client(w);

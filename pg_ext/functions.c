@@ -210,6 +210,7 @@ acquire(struct dfl_slot_request *r, struct dfl_error *busy)
 	struct dfl_own *had;
 	const struct dfl_slot_result *result;
 
+	r->worker = dfl_live_worker();
 	settle_losses(r);
 	own = dfl_own_new(r->key, r->key_len, r->kind, r->scope);
 	result = dfl_ask(r, &(struct dfl_undo){undo_acquire, own});
@@ -367,6 +368,7 @@ wait_turn(FunctionCallInfo fcinfo, enum dfl_kind kind)
 	r.op = DFL_OP_WAIT;
 	r.kind = kind;
 	read_timeout(fcinfo, 1, &r);
+	r.worker = dfl_live_worker();
 	own = dfl_own_find_place(r.key, r.key_len, kind);
 	if (own == NULL)
 		own = dfl_own_find(r.key, r.key_len, kind, DFL_SCOPE_SESSION);
@@ -566,11 +568,12 @@ raise_lost(struct dfl_own *own, const char *text)
 
 /* The hold of a key, or an error: not held, or lost to an earlier worker. */
 static struct dfl_own *
-require_own(const struct dfl_slot_request *r)
+require_own(struct dfl_slot_request *r)
 {
 	struct dfl_own *own = dfl_own_find(r->key, r->key_len, DFL_ANY_KIND, DFL_ANY_SCOPE);
 	struct dfl_error err;
 
+	r->worker = dfl_live_worker();
 	if (own == NULL)
 	{
 		dfl_fail(&err, DFL_NOT_HELD, "\"%s\" is not held by this session", r->key);

@@ -44,7 +44,7 @@ struct dfl_slot_request
 	bool		told;			/* acquire: the session knows already that it lost this key */
 	int			pid;
 	uint64		session;		/* number of the session that asks */
-	uint64		worker;			/* number of the worker that it asks */
+	uint64		worker;			/* number of the worker that it asks; before that: that it must be, 0 = any */
 	int64		slots;
 	int64		timeout_ms;
 	int64		lock_timeout_ms;
