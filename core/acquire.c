@@ -24,7 +24,7 @@ static void end_busy(struct dfl_call *call)
 {
     struct dfl_client *c = call->session->client;
 
-    dfl_fail(&call->error, DFL_TIMEOUT, "%s \"%s\" was not granted within %.3g s",
+    dfl_fail(&call->error, DFL_TIMEOUT, "%s \"%s\" was not granted within %.10g s",
              dfl_kind_name(call->args.kind), call->key->bytes,
              (double)(c->now.ms - call->busy_since_ms) / 1000);
     dfl_end_without(call, DFL_TIMEOUT);
@@ -33,7 +33,7 @@ static void end_busy(struct dfl_call *call)
 static void end_lock_timeout(struct dfl_call *call)
 {
     dfl_fail(&call->error, DFL_LOCK_TIMEOUT,
-             "%s \"%s\" was not granted within the lock timeout of %.3g s",
+             "%s \"%s\" was not granted within the lock timeout of %.10g s",
              dfl_kind_name(call->args.kind), call->key->bytes,
              (double)call->args.lock_timeout_ms / 1000);
     dfl_end_without(call, DFL_LOCK_TIMEOUT);

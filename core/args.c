@@ -173,14 +173,14 @@ enum dfl_status dfl_timeout_check(double seconds, int64_t *timeout_ms, struct df
     if (isnan(seconds))
         return dfl_fail(err, DFL_INVALID, "timeout must be a number of seconds, not NaN");
     if (seconds < 0)
-        return dfl_fail(err, DFL_INVALID, "timeout must not be negative: %g", seconds);
+        return dfl_fail(err, DFL_INVALID, "timeout must not be negative: %.15g", seconds);
     if (isinf(seconds)) {
         *timeout_ms = DFL_FOREVER;
         return DFL_OK;
     }
     if (seconds > (double)DFL_SECONDS_MAX)
         return dfl_fail(err, DFL_RANGE,
-                        "timeout must be at most %" PRId64 " seconds, or infinity: %g",
+                        "timeout must be at most %" PRId64 " seconds, or infinity: %.15g",
                         DFL_SECONDS_MAX, seconds);
 
     int64_t ms = (int64_t)(seconds * 1000 + 0.5);

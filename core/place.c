@@ -233,7 +233,7 @@ static void turn_due(struct dfl_call *call)
         return;
     if (c->now.ms >= call->lock_end_ms) {
         dfl_fail(&call->error, DFL_LOCK_TIMEOUT,
-                 "%s \"%s\" was not granted within the lock timeout of %.3g s",
+                 "%s \"%s\" was not granted within the lock timeout of %.10g s",
                  dfl_kind_name(call->args.kind), call->key->bytes,
                  (double)call->args.lock_timeout_ms / 1000);
         dfl_place_leave(h);
