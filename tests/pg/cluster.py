@@ -36,8 +36,12 @@ def unprivileged():
 
 
 def run(args, check=True, user=None, **kw):
-    """A program from start to end; its output is text, and is in the failure if it fails."""
+    """A program from start to end; its output is text, and is in the failure if it fails.
+
+    The user may not be allowed to enter the folder that the tests run in.
+    """
     who = unprivileged() if user is None else user
+    kw.setdefault("cwd", "/")
     done = subprocess.run([str(a) for a in args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patient(150),
                           user=who.pw_uid if os.geteuid() == 0 else None, env=clean_environment(kw.pop("env", None)),
                           **kw)
@@ -103,9 +107,7 @@ class Installation:
                 shutil.copy(source / tool, target / tool)
         # Programs out of a Python wheel look for their libraries beside the package, relative to themselves.
         for libraries in source.parents[2].glob("*.libs"):
-            link = target.parents[2] / libraries.name
-            if not link.exists():
-                link.symlink_to(libraries)
+            shutil.copytree(libraries, target.parents[2] / libraries.name, dirs_exist_ok=True)
         return target
 
     def program(self, name):
@@ -115,6 +117,10 @@ class Installation:
     def extension_directory(self):
         """Where the tree has the extension's script."""
         return pathlib.Path(str(self.directory) + self._ask("--sharedir")) / "extension"
+
+    @property
+    def library(self):
+        return pathlib.Path(str(self.directory) + self._ask("--pkglibdir")) / "dflockd.so"
 
     def template(self):
         """A data directory that was made once."""

@@ -76,7 +76,7 @@ def test_pg_upgrade(to, make_cluster, server, processes, trees):
 @pytest.mark.every_version
 def test_the_libraries_symbols_are_few(pg, installation):
     """What PostgreSQL before 16 exports to everybody must not be the engine."""
-    listed = run(["nm", "-D", "--defined-only", installation.module / "dflockd.so"]).stdout.split()
+    listed = run(["nm", "-D", "--defined-only", installation.library]).stdout.split()
     exported = {name for name in listed if name.startswith("dfl_")}
     engine = {name for name in exported if name.startswith(("dfl_client", "dfl_conn", "dfl_session", "dfl_hold_"))}
     assert not engine, sorted(engine)

@@ -15,11 +15,14 @@ SQL = sorted(p.stem for p in (ROOT / "sql").glob("*.sql"))
 SPECS = sorted(p.stem for p in (ROOT / "specs").glob("*.spec"))
 
 
-def _regress(program, cluster, tests, input_directory=ROOT, extra=()):
+def _regress(program, cluster, tests, extra=()):
     output = cluster.directory / "regress"
     output.mkdir()
     os.chmod(output, 0o777)
-    done = run([program, f"--bindir={cluster.installation.bin}", f"--inputdir={input_directory}", f"--outputdir={output}",
+    source = cluster.directory / "source"  # where the user of the server can read it
+    for folder in ("sql", "specs", "expected"):
+        shutil.copytree(ROOT / folder, source / folder)
+    done = run([program, f"--bindir={cluster.installation.bin}", f"--inputdir={source}", f"--outputdir={output}",
                 f"--host={cluster.directory}", f"--port={cluster.port}", "--user=postgres", *extra, *tests],
                check=False, cwd=output)
     diffs = output / "regression.diffs"
