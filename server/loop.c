@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,7 @@
 #define ACCEPT_PAUSE_MS 100 /* when there are no descriptors even to refuse with */
 #define LINGER_MS 1000      /* a closed client may take so long to read the last answer */
 #define LINGER_BYTES 262144 /* and may still send so much */
+#define NEWS_MS 100         /* when its time is up, for an event of it that is to be handled yet */
 
 struct conn {
     struct dfl_link link; /* of the loop's connections, or of its dead */
@@ -391,12 +393,23 @@ static void handle_conn(struct loop *l, struct conn *c, uint32_t events, struct 
         make_ready(l, c);
 }
 
+/* What it has sent or taken and the loop has not been told yet: after a hold-up of the server, more
+ * may be waiting than one round takes. */
+static bool has_news(const struct conn *c)
+{
+    struct pollfd p = {.fd = c->fd, .events = (short)c->events}; /* epoll's bits are poll's */
+
+    return poll(&p, 1, 0) > 0;
+}
+
 static void ring_conn(struct loop *l, struct conn *c, struct dfl_now now)
 {
     struct peer *p = c->peer;
 
     if (deadline_of(l, c) > now.ms)
         update(l, c); /* it has been in use since the timer was set */
+    else if (has_news(c))
+        dfl_timer_set(&l->timers, &c->timer, now.ms + NEWS_MS);
     else if (c->linger_ms || c->shaking || outbuf_left(&p->out) > 0)
         end_conn(l, c, now);
     else if (p->closing)
@@ -598,11 +611,8 @@ static void close_all(struct loop *l, struct dfl_now now)
     bury_dead(l);
 }
 
-/*
- * The time for the requests that have been read. Their senders count leases from the sending, which
- * may have been after the round began: handshakes take time, and so does a process that is not run.
- */
-static struct dfl_now after_reading(struct loop *l)
+/* Looks at the clock, and has done what is due by it. */
+static struct dfl_now tick(struct loop *l)
 {
     struct dfl_now now = dfl_clock();
 
@@ -610,6 +620,11 @@ static struct dfl_now after_reading(struct loop *l)
     return now;
 }
 
+/*
+ * The clock is looked at again for the requests that have been read: their senders count leases
+ * from the sending, which may have been after the round began. Handshakes take time, and so does a
+ * process that is not run. Nobody's time is up before what he sent has been handled.
+ */
 void loop_run(struct loop *l)
 {
     struct epoll_event events[EVENTS];
@@ -618,14 +633,13 @@ void loop_run(struct loop *l)
     for (;;) {
         int n = epoll_wait(l->epoll, events, EVENTS, wait_ms(l, now));
 
-        now = dfl_clock();
-        l->protocol.tick(l->protocol.ctx, now);
+        now = tick(l);
         for (int i = 0; i < n; i++)
             handle_event(l, &events[i], now);
         if (n > 0)
-            now = after_reading(l);
-        ring_timers(l, now);
+            now = tick(l);
         handle_ready(l, now);
+        ring_timers(l, now);
         bury_dead(l);
         if (l->config.finished && l->config.finished(l->config.ctx, now))
             break;

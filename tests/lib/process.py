@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 from lib.eventually import eventually
 from lib.under import patient
@@ -25,6 +26,13 @@ def cpu_s(pid):
     """Processor time used so far, in seconds."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_idle(pid, seconds=0.5):
+    """Next to no processor time is used while nothing happens."""
+    before = cpu_s(pid)
+    time.sleep(seconds)
+    return cpu_s(pid) - before <= 0.2 * seconds
 
 
 def descriptors(pid):
