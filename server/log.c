@@ -1,10 +1,9 @@
 /*
  * log.c - one write(2) per line, so that lines never mix. Owns the level. Is never given a login
- * token, and never waits: a line that nobody takes is left out, and counted.
+ * token, and never waits: a line that cannot be written at once is left out, and counted.
  */
 #include "log.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -15,7 +14,8 @@
 
 static bool debug;
 static int out = STDERR_FILENO;
-static unsigned long unread; /* lines that nobody took */
+static unsigned long lost; /* lines that nobody took, or for which there was no room */
+static bool cut;           /* the last one that was taken was taken in part */
 
 void log_debug_on(void)
 {
@@ -33,7 +33,8 @@ void log_open(void)
         out = fd;
 }
 
-/* False: it would have to wait. A pipe that is writable takes a line of ours whole (PIPE_BUF). */
+/* False: it would have to wait, or there is no room. A pipe that is writable takes a line of ours
+ * whole (PIPE_BUF). */
 static bool put_line(const char *line, size_t n)
 {
     struct pollfd p = {.fd = out, .events = POLLOUT};
@@ -43,8 +44,9 @@ static bool put_line(const char *line, size_t n)
 
     ssize_t put = write(out, line, n);
 
-    /* A log that cannot be written is no reason to stop serving locks. */
-    return put < 0 ? errno != EAGAIN && errno != EWOULDBLOCK : (size_t)put == n;
+    if (put > 0)
+        cut = (size_t)put < n;
+    return put == (ssize_t)n;
 }
 
 static size_t put_time(char *line, size_t cap)
@@ -86,17 +88,17 @@ __attribute__((format(printf, 5, 0))) static size_t make_line(char *line, size_t
     return n;
 }
 
-/* Begins on a new line: the last one may have been taken in part. */
-static bool tell_left_out(void)
+static bool tell_lost(void)
 {
     char line[256];
     size_t n = 0;
 
-    line[n++] = '\n';
+    if (cut)
+        line[n++] = '\n';
     n += put_time(line + n, sizeof line - n);
     n += (size_t)snprintf(line + n, sizeof line - n,
-                          " level=warn msg=\"log lines left out: nobody took them\" lines=%lu\n",
-                          unread);
+                          " level=warn msg=\"log lines left out: they could not be written\" lines=%lu\n",
+                          lost);
     return put_line(line, n);
 }
 
@@ -110,10 +112,10 @@ void log_line(enum log_level level, const char *message, const char *pairs, ...)
     va_start(args, pairs);
     size_t n = make_line(line, sizeof line, level, message, pairs, args);
     va_end(args);
-    if (unread > 0 && tell_left_out())
-        unread = 0;
-    if (unread > 0 || !put_line(line, n))
-        unread++;
+    if (lost > 0 && tell_lost())
+        lost = 0;
+    if (lost > 0 || !put_line(line, n))
+        lost++;
 }
 
 static bool is_plain(const char *value)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import subprocess
 import threading
 
@@ -31,6 +32,23 @@ def read_until(fd, what):
     return text
 
 
+def test_a_full_disk(make_server):
+    """Lines that do not fit any more are counted in the first one that does."""
+    server = make_server("--debug")
+    size = len(server.log())
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size + 30, resource.RLIM_INFINITY))
+    with server.connect() as w:
+        assert w.ask("ping") == "ok"
+    eventually(lambda: server.stats()["connections"] == 1)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with server.connect() as w:
+        assert w.ask("ping") == "ok"
+    lines = server.log().splitlines()
+    assert len(lines[1]) == 30 and "" not in lines
+    assert int(re.search(r'msg="log lines left out: they could not be written" lines=(\d+)$', lines[2])[1]) >= 3
+    assert "connection " in lines[3]
+
+
 @pytest.mark.parametrize("make", [a_pipe, pty.openpty])
 def test_a_log_that_nobody_reads(make):
     """Two lines per connection go to somebody who has stopped reading."""
@@ -46,7 +64,8 @@ def test_a_log_that_nobody_reads(make):
             for _ in range(CONNECTIONS):
                 with wire.Wire(address) as w:
                     assert w.ask("ping") == "ok"
-            told = threading.Thread(target=read_until, args=(ours, r'msg="log lines left out[^"]*" lines=\d+\s'))
+            unread = []
+            told = threading.Thread(target=lambda: unread.append(read_until(ours, r'msg="log lines left out[^"]*" lines=\d+\s')))
             told.start()
 
             def is_told():
@@ -54,6 +73,7 @@ def test_a_log_that_nobody_reads(make):
                     assert w.ask("ping") == "ok"
                 return not told.is_alive()
             eventually(is_told)
+            assert make is pty.openpty or "\n\n" not in unread[0]
     finally:
         server.kill()
         server.wait()
