@@ -684,8 +684,6 @@ enum dfl_status loop_new(const struct loop_config *config, const struct protocol
     dfl_link_init(&l->conns);
     dfl_link_init(&l->dead);
     dfl_link_init(&l->again);
-    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the end */
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (l->epoll < 0 || !open_signals(l) || !add_watch(l, listener, &listener_tag) ||
         !add_watch(l, l->signals, &signal_tag)) {

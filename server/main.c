@@ -8,6 +8,7 @@
 #include "options.h"
 #include "session.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -66,7 +67,7 @@ static bool has_terminal(void)
 
     if (fd >= 0)
         close(fd);
-    return fd >= 0;
+    return fd >= 0 || errno != ENXIO; /* out of descriptors says nothing */
 }
 
 /* Not under nohup. With a certificate SIGHUP is for that alone: who was started on a terminal may
@@ -192,11 +193,19 @@ static enum dfl_status make_loop(struct program *p, uint16_t *port, struct dfl_e
     return status;
 }
 
-/* As many descriptors as we may have. */
-static void raise_limit(void)
+/* Whatever the process was started with, made fit for a server. */
+static void prepare_process(void)
 {
     struct rlimit limit;
+    int fd;
 
+    do /* none of our files may become the one that log lines go to */
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the end */
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
@@ -210,7 +219,6 @@ static int serve(struct program *p)
     uint16_t port = (uint16_t)p->options.port;
     char host[300];
 
-    raise_limit();
     if (make_service(p, now, &err) != DFL_OK)
         return fail(&err);
     if (make_loop(p, &port, &err) != DFL_OK)
@@ -240,6 +248,7 @@ int main(int argc, char **argv)
     struct dfl_error err;
     int status = 0;
 
+    prepare_process();
     log_open();
     if (options_read(&p.options, argc, argv, &err) != DFL_OK) {
         fprintf(stderr, "dflockd-local: %s\n", err.text);

@@ -1,12 +1,14 @@
 """SIGTERM: who is still served, and when the process ends."""
 
 import os
+import resource
 import signal
 import time
 
 import pytest
 
 from lib.eventually import eventually
+from lib.process import descriptors
 
 
 def drain(server, number=signal.SIGTERM):
@@ -135,6 +137,18 @@ def test_sighup_with_the_terminal_open_changes_nothing(make_server, terminal):
     server.hang_up()
     with server.connect() as w:
         assert w.try_lock("k") == "ok"
+
+
+def test_sighup_without_a_descriptor_left_changes_nothing(make_server, terminal):
+    """It cannot look at its terminal then, which is no sign that it has been closed."""
+    server = make_server(wrapper=terminal.wrapper)
+    with server.connect() as w:
+        assert w.try_lock("k") == "ok"
+        limit = descriptors(server.pid)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        server.hang_up()
+        assert w.ask("l", "other", "0") != "error_draining"
+        assert w.try_lock("third") == "ok"
 
 
 def test_nohup(make_server, terminal):
