@@ -25,7 +25,8 @@
 #define RECORD 512
 #define AHEAD_FENCES (UINT64_C(1) << 20)
 #define AHEAD_MS 10000
-#define SET_FORWARD_MS 100 /* more than clocks drift apart between two looks at them */
+#define APART_MS 100 /* two readings of a moment may be so far apart, and no clock has been set */
+#define LOOK_MS 1000 /* from one look at the clocks to the next, while leases run */
 
 struct record {
     uint64_t sequence;
@@ -37,12 +38,13 @@ struct record {
 struct fence {
     uint64_t next;      /* the next fence */
     struct record last; /* what must be known after a crash */
-    bool behind;        /* the file may name an earlier end of the leases: a write has failed */
+    bool behind;        /* the file names an earlier end of the leases: the clock was set forward */
+    int64_t retry_ms;   /* when to write it again */
     int64_t unsafe_until_ms;
-    int64_t wall_ms;
-    int fd; /* -1: no file */
+    int64_t now_ms, wall_ms;
+    int64_t apart_ms; /* wall_ms - now_ms, as last.leases_end has been told by it */
+    int fd;           /* -1: no file */
     struct log_limit said;
-    int64_t now_ms;
     unsigned char random[4096];
     size_t random_left;
 };
@@ -112,14 +114,14 @@ static bool write_record(struct fence *f, struct record r)
         f->behind = false;
         return true;
     }
-    /* A write that failed may have reached the file. */
-    f->behind |= r.leases_end < f->last.leases_end;
 
+    int error = errno;
     unsigned long left_out;
 
     if (log_allowed(&f->said, f->now_ms, &left_out))
         log_line(LOG_ERROR, "nothing is granted: the fence state file cannot be written",
-                 "error=\"%s\"", strerror(errno));
+                 "error=\"%s\"", strerror(error));
+    errno = error;
     return false;
 }
 
@@ -263,20 +265,33 @@ void fence_safe(struct fence *f)
     f->unsafe_until_ms = 0;
 }
 
-/* Leases end by the other clock: when the real-time one is set forward, the moment in the file goes
- * with it. That write may fail: the next lease makes up for it. */
+/*
+ * Leases end by the other clock: when the real-time one is set forward, at once or little by
+ * little, the moment in the file goes with it. When it is set back the file names too late a
+ * moment, and goes on: the clock that the machine starts with may not have been set.
+ */
 void fence_now(struct fence *f, struct dfl_now now)
 {
-    int64_t step_ms = (now.wall_ms - f->wall_ms) - (now.ms - f->now_ms);
+    int64_t apart_ms = now.wall_ms - now.ms, set_ms = apart_ms - f->apart_ms;
     bool running = f->last.leases_end > f->wall_ms;
 
-    f->wall_ms = now.wall_ms;
     f->now_ms = now.ms;
-    if (f->fd < 0 || !running || step_ms < SET_FORWARD_MS)
-        return;
-    f->last.leases_end += step_ms;
-    f->behind = true;
-    write_record(f, f->last);
+    f->wall_ms = now.wall_ms;
+    if (set_ms < 0 || set_ms >= APART_MS)
+        f->apart_ms = apart_ms;
+    if (running && set_ms >= APART_MS) {
+        f->last.leases_end += set_ms;
+        f->behind = true;
+    }
+    if (f->behind && now.ms >= f->retry_ms) {
+        f->retry_ms = now.ms + LOOK_MS;
+        write_record(f, f->last);
+    }
+}
+
+int64_t fence_next_ms(const struct fence *f)
+{
+    return f->last.leases_end > f->wall_ms ? f->now_ms + LOOK_MS : INT64_MAX;
 }
 
 static bool take_random(struct fence *f, uint64_t *out)
@@ -301,11 +316,12 @@ bool fence_extend(void *ctx, int64_t lease_s)
         return true;
 
     /* The rest of the millisecond that wall_ms was cut by belongs to the lease as well. */
-    int64_t end_ms = f->wall_ms + lease_s * 1000 + 1;
+    int64_t end_ms = f->wall_ms + lease_s * 1000 + 1 + APART_MS;
 
-    if (end_ms <= r.leases_end)
-        return !f->behind || write_record(f, r);
-    r.leases_end = end_ms + AHEAD_MS;
+    if (end_ms <= r.leases_end && !f->behind)
+        return true;
+    if (end_ms > r.leases_end)
+        r.leases_end = end_ms + AHEAD_MS;
     return write_record(f, r);
 }
 
@@ -330,12 +346,10 @@ bool fence_grant(void *ctx, int64_t lease_s, struct lock_token *token)
 
 void fence_nothing_held(struct fence *f)
 {
-    struct record r = f->last;
-
-    if (f->fd < 0 || f->unsafe_until_ms || r.leases_end <= f->wall_ms)
+    if (f->unsafe_until_ms || f->last.leases_end <= f->wall_ms)
         return;
-    r.leases_end = 0;
-    write_record(f, r);
+    f->last.leases_end = 0; /* whether or not it can be written: the next lease must be */
+    write_record(f, f->last);
 }
 
 void fence_close(struct fence *f, bool clean)

@@ -26,8 +26,10 @@ enum dfl_status fence_open(const char *path, struct dfl_now now, struct fence **
 int64_t fence_unsafe_until_ms(const struct fence *f);
 void fence_safe(struct fence *f); /* that has been waited for, or waived */
 
-/* The time for what follows: leases are counted from it. */
+/* The time for what follows: leases are counted from it. To be called at fence_next_ms() at the
+ * latest: a real-time clock that is set must be seen before the process ends without a word. */
 void fence_now(struct fence *f, struct dfl_now now);
+int64_t fence_next_ms(const struct fence *f); /* INT64_MAX: whenever */
 
 /* For struct lock_mint; ctx is the fence. False when the file could not be written: nothing may be
  * granted then. */

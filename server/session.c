@@ -274,6 +274,8 @@ static int64_t service_next_ms(void *ctx)
         next = s->closed_until_ms;
     if (s->idle_since_ms != INT64_MAX && s->idle_since_ms + FORGET_HELD_MS < next)
         next = s->idle_since_ms + FORGET_HELD_MS;
+    if (s->fence && fence_next_ms(s->fence) < next)
+        next = fence_next_ms(s->fence);
     return next;
 }
 

@@ -12,7 +12,7 @@ from lib import wire
 from lib.eventually import eventually
 from lib.paths import DFLOCKD_LOCAL
 from lib.process import clean_environment
-from lib.server import StartFailed
+from lib.server import StartFailed, listening_port
 
 
 @pytest.fixture
@@ -213,6 +213,32 @@ def test_a_file_that_cannot_be_made(make_server, directory):
     with pytest.raises(StartFailed) as failed:
         make_server("--fence-state-file", directory / "no" / "such" / "folder")
     assert "No such file or directory" in failed.value.log
+
+
+def test_a_file_that_cannot_be_written_at_the_start(fenced, path):
+    """The reason is the file's, whatever the log line before has met with."""
+    assert fenced().terminate() == 0
+    done = subprocess.run(["prlimit", "--fsize=0", DFLOCKD_LOCAL, "--port", "0", "--fence-state-file", path],
+                          env=clean_environment({"TZ": "No/Where"}), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert f'error="fence state file {path}: File too large"' in done.stderr
+
+
+def test_no_log_line_goes_to_the_file(fenced, path):
+    """A server that was started with standard error closed."""
+    server = fenced()
+    assert server.terminate() == 0
+    silent = subprocess.Popen(["sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, server.command()), "--debug"], env=clean_environment())
+    try:
+        eventually(lambda: listening_port(silent.pid) == server.port)
+        with server.connect() as w:
+            fence = wire.fence_of(w.lock("k", lease=60).token)
+    finally:
+        silent.kill()
+        silent.wait()
+    server.start("--fence-state-file", path, "--no-recovery-wait")
+    assert "granting although leases of the last run may not be over" in server.process.log()
+    assert take(server, "k") > fence
 
 
 def test_two_servers_never_share_a_file(fenced, path):
