@@ -286,9 +286,11 @@ static enum dfl_status read_token_file(struct options *o, struct dfl_error *err)
         status = dfl_settings_read_token(&s, &token, &why);
     dfl_settings_free(&s);
     if (status != DFL_OK) {
-        const char *at = strstr(why.text, o->auth_token_file); /* behind the setting's name */
+        static const char setting[] = "auth_token_file ";
+        const char *at = strstr(why.text, setting);
 
-        return dfl_fail(err, DFL_INVALID, "--auth-token-file %s", at ? at : why.text);
+        return dfl_fail(err, DFL_INVALID, "--auth-token-file %s",
+                        at ? at + strlen(setting) : why.text);
     }
     wipe(o->auth_token);
     o->auth_token = token;

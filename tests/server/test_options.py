@@ -78,6 +78,7 @@ def test_flag_before_environment_before_default(make_server):
     (["--auth-token", ""], "--auth-token must not be empty"),
     (["--auth-token", "a", "--auth-token-file", "b"], "--auth-token and --auth-token-file exclude each other"),
     (["--auth-token-file", "/nowhere/at/all"], "--auth-token-file /nowhere/at/all: No such file or directory\n"),
+    (["--auth-token-file", "a"], "--auth-token-file a: No such file or directory\n"),
     (["--auth-token-file", "/dev/null"], "--auth-token-file /dev/null: the login token is empty\n"),
     (["--nonsense"], 'unknown argument "--nonsense"'),
     (["---port", "1"], 'unknown argument "---port"'),
