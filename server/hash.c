@@ -65,10 +65,6 @@ static void move_bucket(struct hash *h)
 /* Every change pays for a little of the growth. */
 static void step(struct hash *h)
 {
-    if (h->frozen && h->count / CROWDED > h->mask) {
-        h->frozen = 0;
-        h->freeze++;
-    }
     if (h->frozen)
         return;
     if (!h->old && h->count > h->mask)
@@ -85,6 +81,10 @@ static void step(struct hash *h)
 
 void hash_add(struct hash *h, struct hash_node *node, uint64_t hash)
 {
+    if (h->frozen && h->count / CROWDED > h->mask) {
+        h->frozen = 0;
+        h->given_up++;
+    }
     step(h);
 
     struct hash_node **bucket = bucket_of(h, hash);
@@ -114,18 +114,18 @@ struct hash_node *hash_chain(struct hash *h, uint64_t hash)
 unsigned hash_freeze(struct hash *h)
 {
     h->frozen++;
-    return h->freeze;
+    return h->given_up;
 }
 
 void hash_thaw(struct hash *h, unsigned freeze)
 {
-    if (freeze == h->freeze)
+    if (freeze == h->given_up)
         h->frozen--;
 }
 
 bool hash_is_frozen(const struct hash *h, unsigned freeze)
 {
-    return freeze == h->freeze;
+    return freeze == h->given_up;
 }
 
 size_t hash_buckets(const struct hash *h)

@@ -24,7 +24,7 @@ struct hash {
     size_t old_mask, moved; /* buckets of old below `moved` are empty */
     size_t count;
     unsigned frozen;            /* readers that walk the buckets: nothing moves meanwhile */
-    unsigned freeze;            /* how many freezes were given up */
+    unsigned given_up;          /* how often that was given up, for more nodes */
     struct hash_node *first[1]; /* the array of an empty table */
 };
 
@@ -38,8 +38,8 @@ struct hash_node *hash_chain(struct hash *h, uint64_t hash);
 
 /*
  * Walking all nodes: freeze, look at every bucket below hash_buckets(), thaw with what freeze has
- * returned. Nodes may come and go meanwhile. When far too many have come the freeze is given up,
- * and a walk that finds it so has come to nothing.
+ * returned. Nodes may come and go meanwhile. When far too many come the freeze is given up, and a
+ * walk that finds it so has come to nothing.
  */
 unsigned hash_freeze(struct hash *h);
 void hash_thaw(struct hash *h, unsigned freeze);

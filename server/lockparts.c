@@ -288,10 +288,10 @@ void entry_stall(struct locktable *t, struct entry *e)
     t->last_stalled = e;
 }
 
-/* Gives what is free to those who wait, oldest first. */
+/* Gives what is free to those who wait, oldest first; when the table drains they are refused. */
 void entry_hand_on(struct locktable *t, struct entry *e, int64_t now_ms)
 {
-    while (e->holders < e->limit && e->waiters > 0) {
+    while (e->holders < e->limit && e->waiters > 0 && !t->draining) {
         struct dfl_link *first = e->u.busy.queue.next;
         struct waiter *w = DFL_CONTAINER(DFL_PLANTED(15) && e->waiters > 1 ? first->next : first,
                                          struct waiter, queue);

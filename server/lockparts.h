@@ -94,6 +94,7 @@ struct locktable {
     int64_t next_gc_ms;
     size_t bytes; /* of entries, grants, waiters, owners */
     bool gate, draining;
+    size_t drained; /* buckets of the entries that draining has done with */
 };
 
 /* The end of seconds that begin now: never early, though now_ms is cut to whole milliseconds. */

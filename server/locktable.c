@@ -334,11 +334,42 @@ static void serve_stalled(struct locktable *t, int64_t now_ms)
     }
 }
 
+/* How many of its waiters, at most so many, were sent away. */
+static int drain_entry(struct locktable *t, struct entry *e, int most, int64_t now_ms)
+{
+    int n = 0;
+
+    for (; n < most && !e->idle && e->waiters > 0; n++) {
+        struct waiter *w = DFL_CONTAINER(e->u.busy.queue.next, struct waiter, queue);
+
+        waiter_leave(w);
+        waiter_refuse(t, w, DFL_DRAINING);
+    }
+    entry_settle(t, e, now_ms);
+    return n;
+}
+
+/* No entries come any more, so the hash stays frozen as it is. */
+static void drain_some(struct locktable *t, int64_t now_ms)
+{
+    int left = STEP;
+
+    while (t->draining && left > 0 && t->drained < hash_buckets(&t->entries)) {
+        for (struct hash_node *n = hash_bucket(&t->entries, t->drained); n; n = n->next)
+            left -= drain_entry(t, DFL_CONTAINER(n, struct entry, node), left, now_ms);
+        if (left > 0) {
+            t->drained++;
+            left--;
+        }
+    }
+}
+
 /* Leases before waiting times: who comes up in the very millisecond in which his time ends has it.
  */
 void locktable_tick(struct locktable *t, int64_t now_ms)
 {
     strip_owners(t, now_ms);
+    drain_some(t, now_ms);
     serve_stalled(t, now_ms);
     end_leases(t, now_ms);
     if (dfl_timers_next(&t->leases) > now_ms)
@@ -351,7 +382,8 @@ int64_t locktable_next_ms(const struct locktable *t)
     int64_t lease = dfl_timers_next(&t->leases), wait = dfl_timers_next(&t->waits);
     int64_t next = lease < wait ? lease : wait;
 
-    if (!dfl_list_empty(&t->closing) || (t->gate && t->stalled))
+    if (!dfl_list_empty(&t->closing) || (t->gate && t->stalled) ||
+        (t->draining && !locktable_is_drained(t)))
         return INT64_MIN;
     if (!dfl_list_empty(&t->idle) && t->next_gc_ms < next)
         next = t->next_gc_ms;
@@ -377,23 +409,18 @@ void locktable_gate(struct locktable *t, bool open)
     t->gate = open;
 }
 
-static void drain_entry(struct locktable *t, struct entry *e, int64_t now_ms)
-{
-    while (!e->idle && e->waiters > 0) {
-        struct waiter *w = DFL_CONTAINER(e->u.busy.queue.next, struct waiter, queue);
-
-        waiter_leave(w);
-        waiter_refuse(t, w, DFL_DRAINING);
-    }
-    entry_settle(t, e, now_ms);
-}
-
 void locktable_drain(struct locktable *t, int64_t now_ms)
 {
+    if (t->draining)
+        return;
     t->draining = true;
-    for (size_t i = 0; i < hash_buckets(&t->entries); i++)
-        for (struct hash_node *n = hash_bucket(&t->entries, i); n; n = n->next)
-            drain_entry(t, DFL_CONTAINER(n, struct entry, node), now_ms);
+    hash_freeze(&t->entries);
+    drain_some(t, now_ms);
+}
+
+bool locktable_is_drained(const struct locktable *t)
+{
+    return t->draining && t->drained == hash_buckets(&t->entries);
 }
 
 /* ------------------------------------------------------------------- table */

@@ -113,9 +113,10 @@ bool locktable_effect(struct locktable *t, struct lock_effect *effect);
 /* Closed: nothing is granted; tries are DFL_TIMEOUT, others queue. Opening grants what can be, in
  * order, in steps of tick. */
 void locktable_gate(struct locktable *t, bool open);
-/* For good: every waiter is answered DFL_DRAINING and every place is given up, and so is who comes
- * later; renew and release go on. */
+/* For good: nobody is granted anything any more, who comes is answered DFL_DRAINING, and so are the
+ * waiters, in steps of tick; renew and release go on. */
 void locktable_drain(struct locktable *t, int64_t now_ms);
+bool locktable_is_drained(const struct locktable *t); /* nobody waits any more */
 
 size_t locktable_keys(const struct locktable *t); /* idle ones too */
 size_t locktable_holds(const struct locktable *t);

@@ -103,7 +103,8 @@ static bool finished(void *ctx, struct dfl_now now)
     if (p->stops == 0)
         return false;
     p->holds = locktable_holds(p->service->table);
-    return p->holds == 0 || p->stops > 1 || now.ms >= p->stop_at_ms;
+    return (p->holds == 0 && locktable_is_drained(p->service->table)) || p->stops > 1 ||
+           now.ms >= p->stop_at_ms;
 }
 
 static int64_t wake_ms(void *ctx)

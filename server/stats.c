@@ -1,9 +1,8 @@
 /*
  * stats.c - the JSON of stats.h. While an answer is being made, the lock table's hash does not
  * grow: an answer that its reader takes too long over is given up, and so is one during which the
- * keys become so many that the hash has to grow. A short answer shows one moment;
- * in one of several slices a key may have changed its section meanwhile, and appear twice or not at
- * all.
+ * keys become so many that the hash has to grow. A short answer shows one moment; in one of several
+ * slices a key may have changed its section meanwhile, and appear twice or not at all.
  */
 #include "stats.h"
 

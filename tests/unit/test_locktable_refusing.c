@@ -139,6 +139,52 @@ static void test_drain(void **state)
     locktable_free(b.t);
 }
 
+/* Many waiters are not answered in one go; what is released meanwhile goes to none of them. */
+static void test_draining_in_steps(void **state)
+{
+    struct bench b;
+    char key[32];
+    struct lock_effect effect;
+    struct lock_given given[2500];
+    int answered = 0;
+
+    (void)state;
+    bench_begin(&b);
+    struct lock_owner *one = bench_owner(&b, 1), *two = bench_owner(&b, 2);
+
+    for (int i = 0; i < 2500; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(bench_acquire(&b, one, key, 1, 0, &given[i]), DFL_OK);
+        assert_int_equal(bench_enqueue(&b, two, key, NULL), DFL_PENDING);
+        assert_int_equal(bench_acquire(&b, bench_owner(&b, (uint64_t)i + 3), key, 1, 60, NULL),
+                         DFL_PENDING);
+    }
+    locktable_drain(b.t, b.now);
+    for (int i = 0; i < 2500; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(bench_release(&b, key, &given[i]), DFL_OK);
+        assert_int_equal(bench_acquire(&b, one, key, 1, 0, NULL), DFL_DRAINING);
+    }
+    assert_false(locktable_is_drained(b.t));
+    assert_int_equal(locktable_holds(b.t), 0);
+    for (;;) {
+        int before = answered;
+
+        for (; locktable_effect(b.t, &effect); answered++)
+            assert_int_equal(effect.status, DFL_DRAINING);
+        assert_in_range(answered - before, 0, 1000);
+        if (locktable_next_ms(b.t) > b.now)
+            break;
+        locktable_tick(b.t, b.now);
+    }
+    assert_int_equal(answered, 2500);
+    assert_true(locktable_is_drained(b.t));
+    bench_tick(&b, 60000); /* nothing is left of them */
+    bench_tick(&b, 5000);
+    assert_int_equal(locktable_keys(b.t), 0);
+    locktable_free(b.t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +193,7 @@ int main(void)
         cmocka_unit_test(test_nobody_overtakes_when_the_gate_opens),
         cmocka_unit_test(test_a_key_whose_waiters_left_before_the_gate_opened),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_draining_in_steps),
     };
 
     return cmocka_run_group_tests_name("locktable, refusing", tests, NULL, NULL);
