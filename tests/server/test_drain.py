@@ -51,6 +51,19 @@ def test_holders_go_on_everybody_else_is_refused(make_server):
     assert 'msg="ended" holds=0' in server.log()
 
 
+def test_everybody_is_told_before_the_end(make_server, directory):
+    """More waiters than are answered in one go, and nothing held: leases of the last run are waited for."""
+    server = make_server("--fence-state-file", directory / "fence")
+    server.connect().lock("k", lease=60)
+    server.restart()
+    crowd = [server.connect() for _ in range(3000)]
+    for w in crowd:
+        w.send("l", "k", "60")
+    server.await_waiters("k", len(crowd))
+    assert server.terminate() == 0
+    assert [w.receive() for w in crowd] == ["error_draining"] * len(crowd)
+
+
 def test_the_close_of_the_last_holder_ends_it(server):
     holder = server.connect()
     holder.lock("k", lease=60)
