@@ -128,9 +128,22 @@ read_acquire(FunctionCallInfo fcinfo, enum dfl_kind kind, enum dfl_scope scope, 
 /* What an earlier worker took with it is told here; what this one lost, by the engine. */
 struct settling
 {
-	bool		told;
+	struct dfl_slot_request *request;
 	struct dfl_error untold;	/* status DFL_OK: none */
 };
+
+/* What was told as lost is: the worker may have got a late confirmation of it since. */
+static void
+settle_told(struct dfl_slot_request *r, struct dfl_own *own)
+{
+	if (own->scope == DFL_SCOPE_SESSION)
+	{
+		dfl_own_give_back(own);
+		return;
+	}
+	r->told = own->hold;
+	r->told_entry = own->entry;
+}
 
 static void
 settle(void *arg, struct dfl_own *own)
@@ -139,10 +152,8 @@ settle(void *arg, struct dfl_own *own)
 
 	if (!dfl_own_orphaned(own))
 	{
-		s->told = s->told || own->told;
-		/* What was told as lost is: the worker may have got a late confirmation of it since. */
-		if (own->told && own->scope == DFL_SCOPE_SESSION)
-			dfl_own_give_back(own);
+		if (own->told)
+			settle_told(s->request, own);
 		return;
 	}
 	if (!own->place && !own->told)
@@ -159,13 +170,12 @@ settle(void *arg, struct dfl_own *own)
 static void
 settle_losses(struct dfl_slot_request *r)
 {
-	struct settling s = {false, {DFL_OK, ""}};
+	struct settling s = {r, {DFL_OK, ""}};
 
 	dfl_own_each_of(r->key, r->key_len, settle, &s);
 	dfl_marks_ring();
 	if (s.untold.status != DFL_OK)
 		dfl_raise(&s.untold, NULL);
-	r->told = s.told;
 }
 
 /* What the engine has told or forgotten in passing is forgotten here too. */

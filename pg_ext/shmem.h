@@ -41,10 +41,11 @@ struct dfl_slot_request
 	enum dfl_kind kind;
 	enum dfl_scope scope;
 	bool		wait_answer;
-	bool		told;			/* acquire: the session knows already that it lost this key */
 	int			pid;
 	uint64		session;		/* number of the session that asks */
-	uint64		worker;			/* number of the worker that it asks; before that: that it must be, 0 = any */
+	uint64		worker;			/* number of the worker that it asks */
+	uint64		told;			/* acquire: number of a hold that the session knows to be lost, 0 = none */
+	uint32		told_entry;		/* and its entry */
 	int64		slots;
 	int64		timeout_ms;
 	int64		lock_timeout_ms;
@@ -63,7 +64,6 @@ struct dfl_slot_result
 	uint32		entry;
 	uint64		hold;			/* number of the hold, 0 = none */
 	int64		fence;			/* -1 when this server's tokens carry none */
-	int64		lease_s;
 	int64		seconds;
 	char		token[DFL_TOKEN_LEN + 1];
 	uint32		chunk_len;

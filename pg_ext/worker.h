@@ -57,7 +57,10 @@ extern void dfl_holds_serve_marks(void);	/* gives back what is marked for releas
 extern void dfl_holds_session_ended(uint32 slot, uint64 session);	/* forgets what earlier workers left to earlier
 																	 * sessions of this slot than this one */
 
-/* Fills entry, number, state, token, fence and lease of a result. False when the hold has no entry. */
+/* The hold of that number, if the entry is still its own, is known to its session to be lost. */
+extern void dfl_holds_set_told(uint32 entry, uint64 hold);
+
+/* Fills entry, number, state, token and fence of a result. False when the hold has no entry. */
 extern bool dfl_holds_describe(struct dfl_hold *hold, struct dfl_slot_result *result);
 extern uint64 dfl_holds_request(struct dfl_hold *hold); /* number of the request that made it */
 

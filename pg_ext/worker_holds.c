@@ -303,6 +303,13 @@ dfl_holds_serve_marks(void)
 	dfl_entries_marked(serve_mark);
 }
 
+void
+dfl_holds_set_told(uint32 entry, uint64 hold)
+{
+	if (own[entry].hold != NULL && DFL_ENTRY_NUMBER(pg_atomic_read_u64(&dfl_entry(entry)->word)) == hold)
+		dfl_hold_set_told(own[entry].hold);
+}
+
 bool
 dfl_holds_describe(struct dfl_hold *hold, struct dfl_slot_result *result)
 {
@@ -315,7 +322,6 @@ dfl_holds_describe(struct dfl_hold *hold, struct dfl_slot_result *result)
 	result->hold = DFL_ENTRY_NUMBER(pg_atomic_read_u64(&dfl_entry(result->entry)->word));
 	result->state = info.state;
 	result->fence = info.fence;
-	result->lease_s = info.lease_s;
 	strlcpy(result->token, info.token ? info.token : "", sizeof(result->token));
 	return true;
 }

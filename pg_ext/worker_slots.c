@@ -472,15 +472,10 @@ static enum dfl_status
 start_acquire(struct own_slot *o, struct dfl_call **call, struct dfl_slot_result *result)
 {
 	struct dfl_request_args a = arguments(o);
-	struct dfl_hold *lost;
 
 	dfl_session_set_cap(o->session, o->request.max_session_locks);
-	if (o->request.told)
-	{
-		lost = dfl_session_hold(o->session, a.key, a.key_len, DFL_ANY_KIND, dfl_clock());
-		if (lost != NULL)
-			dfl_hold_set_told(lost);
-	}
+	if (o->request.told != 0)
+		dfl_holds_set_told(o->request.told_entry, o->request.told);
 	if (o->request.op == DFL_OP_ENQUEUE)
 		return dfl_enqueue(o->session, &a, dfl_clock(), call, &result->error);
 	return dfl_acquire(o->session, &a, dfl_clock(), call, &result->error);

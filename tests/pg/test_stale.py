@@ -117,3 +117,41 @@ def test_what_was_told_as_lost_is_not_held_again(pg, session, server, make_proxy
     assert session.value("SELECT dflock_is_held('k')") is False
     assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
     assert session.value("SELECT dflock_lock('k', 0)") > first and session.value("SELECT dflock_is_held('k')")
+
+
+@pytest.mark.every_version
+def test_each_lost_slot_is_told(session, server, watcher):
+    """That the session knows of one loss says nothing of its other slots, held or lost."""
+    def take(scope="", lease=60):
+        assert session.value(f"SELECT dflock_{scope}sem_acquire('s', 9, 0, {lease})")
+        return session.value("SELECT dflock_token('s')")
+
+    def lose(*tokens):
+        assert all(watcher.value("SELECT dflock_sem_release('s', %s)", token) for token in tokens)
+
+    def is_told(sql="SELECT dflock_sem_acquire('s', 9, 0)"):
+        session.run("SAVEPOINT p")
+        assert session.fails(sql).sqlstate == "40001"
+        session.run("ROLLBACK TO p")
+
+    check = "SELECT dflock_assert_held('s')"
+    session.run("BEGIN")
+    older, newer = take(), take()
+    lose(newer)
+    is_told(check)
+    last = take()
+    lose(older)
+    is_told()
+    newest = take()
+    lose(last, newest)
+    is_told(check)
+    is_told()
+    # A lost slot of the transaction stays until its end. No other session may release it, but another client can.
+    with Wire(server.address) as wire:
+        assert wire.ask("sr", "s", take("xact_", 1)) == "ok"
+    eventually(lambda: watcher.rows("SELECT 1 FROM dflock_locks WHERE state = 'lost'"))
+    is_told(check)
+    lose(take())
+    is_told()
+    assert take()
+    assert session.fails("COMMIT").sqlstate == "40001"
