@@ -386,28 +386,24 @@ wait_turn(FunctionCallInfo fcinfo, enum dfl_kind kind)
 		raise_orphaned_turn(own);
 	result = dfl_ask(&r, &(struct dfl_undo){undo_wait, own});
 	err = result->error;
+	/* Also when the place has died since this was found: the next wait tells. */
+	if (err.status == DFL_TIMEOUT)
+		PG_RETURN_BOOL(false);
 	if (err.status == DFL_OK && own == NULL)
 	{
 		/* Both sides keep the same list. Should they ever not: nothing is held that the session does not know. */
 		dfl_entry_mark(result->entry, result->hold);
-		dfl_marks_ring();
 		dfl_fail(&err, DFL_INTERNAL, "the worker answered for a place that this session does not know");
 	}
-	else if (err.status == DFL_OK)
-	{
-		if (own->place)
-			dfl_own_granted(own, result);
-		require_held(own);
-	}
-	else if (own != NULL && own->place && result->yes && err.status != DFL_TIMEOUT)
-	{
-		/* A place that died behind a "not yet" is told by the next wait. */
+	else if (err.status != DFL_OK && own != NULL && own->place && result->yes)
 		dfl_own_give_back(own);
-		dfl_marks_ring();
-	}
-	if (err.status != DFL_OK && err.status != DFL_TIMEOUT)
+	dfl_marks_ring();
+	if (err.status != DFL_OK || own == NULL)
 		dfl_raise(&err, NULL);
-	PG_RETURN_BOOL(err.status == DFL_OK);
+	if (own->place)
+		dfl_own_granted(own, result);
+	require_held(own);
+	PG_RETURN_BOOL(true);
 }
 
 ACQUIRING(dflock_wait, wait_turn, DFL_LOCK)

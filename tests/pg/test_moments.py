@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from fake.peer import Peer
 from lib.eventually import Stopwatch, always, eventually
 from lib.under import patient
 from pg.test_stale import asks, stop, stop_worker
@@ -79,3 +80,51 @@ def test_a_worker_that_stands_still_is_told(make_cluster, server):
     finally:
         os.kill(worker, signal.SIGCONT)
     assert session.value("SELECT dflock_acquire('k')")
+
+
+LAST_LOOK = """
+    EXPECT ping
+    SEND ok
+    EXPECT l / busy / 0
+    SEND timeout
+    EXPECT ping
+    EXPECT ping
+    WAIT life
+    RAW ok\\nok\\n
+    WAIT told
+    ACCEPT
+    EXPECT e / k /
+    SEND queued
+    EXPECT w / k / *
+    WAIT end
+    RAW o
+    HALFCLOSE
+    WAIT ended
+"""
+
+
+@pytest.mark.every_version
+def test_a_place_that_dies_behind_a_not_yet(make_cluster, processes):
+    """The sign of life is read, the place is looked at, which shows half a line; its end comes before the answer is out."""
+    peer = processes.add(Peer(LAST_LOOK))
+    pg = make_cluster(peer, dflockd__keepalive=0.1)
+    session, watcher = pg.session(), pg.session()
+    assert session.value("SELECT dflock_acquire('busy', 0)") is False
+    with Stopwatch() as silent:
+        assert session.value("SELECT dflock_enqueue('k')") == "queued"
+        peer.await_request("ping", count=2)  # the second, which keeps the connection warm, is not answered
+        eventually(lambda: silent.s > 3.5)  # beyond keepalive and 3 s "not yet" wants a sign of life of its own
+    waiting = Background(session, "SELECT dflock_wait('k', 0)")
+    peer.reached("life")
+    worker = pg.worker_pid()
+    stop(worker)
+    try:
+        for step, done in ("life", "told"), ("end", "ended"):
+            peer.go(step)
+            peer.reached(done)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert waiting.finish() == [(False,)]
+    eventually(lambda: watcher.rows("SELECT key, state FROM dflock_locks") == [("k", "lost")])
+    session.run("DISCARD ALL")
+    eventually(lambda: watcher.rows("SELECT key, state FROM dflock_locks") == [])
