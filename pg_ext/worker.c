@@ -170,15 +170,17 @@ reconfigure(void)
 {
 	struct material m;
 	struct dfl_error err;
+	enum dfl_status status = material_read(&m, &err);
 
-	err.status = DFL_OK;
-	if (material_read(&m, &err) == DFL_OK &&
-		dfl_client_configure(dfl_worker_client, &m.settings, m.token, m.tls, dfl_clock(), &err) == DFL_OK)
+	if (status == DFL_OK)
+		status = dfl_client_configure(dfl_worker_client, &m.settings, m.token, m.tls, dfl_clock(), &err);
+	/* First of all, because whoever writes to the log may be interrupted. */
+	material_free(&m);
+	if (status == DFL_OK)
 		dfl_worker_unusable.status = DFL_OK;
 	else
 		ereport(LOG, (errmsg("dflockd: new settings are not used: %s", err.text),
 					  errdetail("The settings of before stay in force.")));
-	material_free(&m);
 }
 
 /* ------------------------------------------------------------------- start */
