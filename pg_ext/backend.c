@@ -395,24 +395,55 @@ forget_rest(void)
 	dfl_slot_ring(slot_index);
 }
 
+/* Calls fn for each row that is whole, and keeps what follows. */
+static void
+hand_on_rows(StringInfo rows, dfl_row_function fn, void *arg)
+{
+	struct dfl_row row;
+	size_t		at = 0;
+
+	for (; rows->len - at >= sizeof(row); at += sizeof(row) + row.address_len + row.error_len + row.body_len)
+	{
+		const char *text = rows->data + at + sizeof(row);
+		char	   *address;
+		char	   *error;
+
+		memcpy(&row, rows->data + at, sizeof(row));
+		if (rows->len - at - sizeof(row) < row.address_len + row.error_len + row.body_len)
+			break;
+		address = dfl_text_from_wire(text, row.address_len);
+		error = dfl_text_from_wire(text + row.address_len, row.error_len);
+		fn(arg, &row, address, error, text + row.address_len + row.error_len);
+		pfree(address);
+		pfree(error);
+	}
+	if (at == 0)
+		return;
+	rows->len -= (int) at;
+	memmove(rows->data, rows->data + at, rows->len);
+}
+
 void
-dfl_ask_rows(enum dfl_op op, StringInfo rows)
+dfl_ask_rows(enum dfl_op op, dfl_row_function fn, void *arg)
 {
 	struct dfl_slot_request request;
 	const struct dfl_slot_result *result;
+	StringInfoData rows;		/* what fn has not seen yet: less than a row */
 
 	dfl_attach();
 	memset(&request, 0, sizeof(request));
 	request.op = op;
-	initStringInfo(rows);
+	initStringInfo(&rows);
 	PG_TRY();
 	{
 		do
 		{
+			/* From the second time on, the worker that has begun: another one knows nothing of the rest. */
 			result = dfl_ask(&request, NULL);
 			if (result->error.status != DFL_OK)
 				dfl_raise(&result->error, NULL);
-			appendBinaryStringInfo(rows, result->chunk, (int) result->chunk_len);
+			appendBinaryStringInfo(&rows, result->chunk, (int) result->chunk_len);
+			hand_on_rows(&rows, fn, arg);
 			request.op = DFL_OP_NEXT;
 		} while (result->more);
 	}
@@ -422,26 +453,5 @@ dfl_ask_rows(enum dfl_op op, StringInfo rows)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-}
-
-void
-dfl_each_row(StringInfo rows,
-			 void (*fn) (void *arg, const struct dfl_row *row, const char *address, const char *error, const char *body),
-			 void *arg)
-{
-	int			at = 0;
-
-	while (rows->len - at >= (int) sizeof(struct dfl_row))
-	{
-		struct dfl_row row;
-		const char *text = rows->data + at + sizeof(row);
-		char	   *address;
-		char	   *error;
-
-		memcpy(&row, rows->data + at, sizeof(row));
-		address = dfl_text_from_wire(text, row.address_len);
-		error = dfl_text_from_wire(text + row.address_len, row.error_len);
-		fn(arg, &row, address, error, text + row.address_len + row.error_len);
-		at += (int) (sizeof(row) + row.address_len + row.error_len + row.body_len);
-	}
+	pfree(rows.data);
 }

@@ -35,7 +35,8 @@ extern uint64 dfl_live_worker(void);	/* number of the worker that runs; 0 = none
 
 /*
  * Asks the worker and waits for its answer, interruptibly. The result stays valid until the next request. Raises only
- * for interrupts and for a worker that is not there; then a grant that came too late has been given back.
+ * for interrupts and for a worker that is not there; then a grant that came too late has been given back. Where
+ * request->worker is not 0, only the worker of that number is asked; afterwards it is that of the one that was.
  * undo is what that means for this session: it is called, with the result if there is one, before the error goes on.
  */
 struct dfl_undo
@@ -45,13 +46,11 @@ struct dfl_undo
 };
 extern const struct dfl_slot_result *dfl_ask(struct dfl_slot_request *request, const struct dfl_undo *undo);
 
-/* A large result, whole. */
-extern void dfl_ask_rows(enum dfl_op op, StringInfo rows);
-
-/* Calls fn for each row of it. */
-extern void dfl_each_row(StringInfo rows,
-						 void (*fn) (void *arg, const struct dfl_row *row, const char *address, const char *error,
-									 const char *body), void *arg);
+/* One row of a large result; what it is given is its own until it returns. */
+typedef void (*dfl_row_function) (void *arg, const struct dfl_row *row, const char *address, const char *error,
+								  const char *body);
+/* Asks for a large result and calls fn for each of its rows as they come: only one is in memory at a time. */
+extern void dfl_ask_rows(enum dfl_op op, dfl_row_function fn, void *arg);
 
 /* ------------------------------------------------------------------- holds.c */
 

@@ -365,12 +365,10 @@ Datum
 dflock_servers(PG_FUNCTION_ARGS)
 {
 	struct server_rows s;
-	StringInfoData data;
 
 	s.rows = begin_rows(fcinfo);
-	dfl_ask_rows(DFL_OP_SERVERS, &data);
 	s.now = dfl_clock();
-	dfl_each_row(&data, put_server, &s);
+	dfl_ask_rows(DFL_OP_SERVERS, put_server, &s);
 	return (Datum) 0;
 }
 
@@ -394,10 +392,8 @@ Datum
 dflock_ping(PG_FUNCTION_ARGS)
 {
 	struct rows rows = begin_rows(fcinfo);
-	StringInfoData data;
 
-	dfl_ask_rows(DFL_OP_PING, &data);
-	dfl_each_row(&data, put_ping, &rows);
+	dfl_ask_rows(DFL_OP_PING, put_ping, &rows);
 	return (Datum) 0;
 }
 
@@ -511,13 +507,11 @@ PG_FUNCTION_INFO_V1(dflock_stats);
 Datum
 dflock_stats(PG_FUNCTION_ARGS)
 {
-	StringInfoData data;
 	struct stats_text s;
 
-	dfl_ask_rows(DFL_OP_STATS, &data);
 	memset(&s, 0, sizeof(s));
 	initStringInfo(&s.json);
-	dfl_each_row(&data, append_stats, &s);
+	dfl_ask_rows(DFL_OP_STATS, append_stats, &s);
 	appendStringInfoString(&s.json, s.json.len == 0 ? "{}" : "}");
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(s.json.data)));
 }
