@@ -119,7 +119,7 @@ require_worker(void)
 	return worker;
 }
 
-/* The worker to ask; `seen`, unless 0, is the one whose losses the session has looked at. */
+/* The worker to ask. It must be `seen`, unless that is 0: the one that the session has reckoned with. */
 static uint64
 require_same_worker(uint64 seen)
 {
@@ -246,10 +246,9 @@ static bool
 is_silent(struct wait *w)
 {
 	int64		now_ms = dfl_clock().ms;
-	int64		limit_ms = SILENCE_MS + (int64) (dfl_connect_timeout * 1000);
+	int64		since_ms = Max(w->started_ms, (int64) pg_atomic_read_u64(&dfl_shared->heartbeat_ms));
 
-	if (now_ms - w->started_ms <= limit_ms ||
-		now_ms - (int64) pg_atomic_read_u64(&dfl_shared->heartbeat_ms) <= limit_ms)
+	if (now_ms - since_ms <= SILENCE_MS + (int64) (dfl_connect_timeout * 1000))
 		w->silent_from_ms = 0;
 	else if (w->silent_from_ms == 0)
 		w->silent_from_ms = now_ms;
@@ -260,7 +259,6 @@ is_silent(struct wait *w)
 static void
 check_worker(struct wait *w)
 {
-
 	if (dfl_live_worker() != w->request->worker && !DFL_PLANTED(23))
 		no_worker("the dflockd worker ended; all locks of this server are lost",
 				  "It starts again within a second or two; the server's log says why it ended.");

@@ -103,7 +103,6 @@ struct held_at
 struct listing
 {
 	struct dfl_now now;
-	uint64		worker;
 	struct held_at *held;		/* in order of hash; NULL: nobody has asked yet */
 	uint32		held_count;
 	char	   *prefix;			/* the reader's own, UTF-8 */
@@ -116,7 +115,7 @@ correct_state(const struct listing *l, struct seen *s)
 {
 	struct dfl_hold_data *d = &s->data;
 
-	if (d->worker != l->worker && d->state != DFL_STATE_LOST)
+	if (d->worker != dfl_live_worker() && d->state != DFL_STATE_LOST)
 	{
 		d->state = DFL_STATE_LOST;
 		strlcpy(d->last_error, "the dflockd worker ended", sizeof(d->last_error));
@@ -176,7 +175,6 @@ begin_listing(struct listing *l)
 {
 	memset(l, 0, sizeof(*l));
 	l->now = dfl_clock();
-	l->worker = dfl_live_worker();
 	l->prefix = pg_server_to_any(dfl_key_prefix, (int) strlen(dfl_key_prefix), PG_UTF8);
 	l->prefix_len = (int) strlen(l->prefix);
 }

@@ -179,8 +179,6 @@ load_server(struct stream *s)
 	struct dfl_server_info info;
 	struct dfl_row row;
 
-	if (s->row >= dfl_client_servers(dfl_worker_client))
-		return false;
 	memset(&info, 0, sizeof(info));
 	dfl_client_server(dfl_worker_client, s->row, &info);
 	memset(&row, 0, sizeof(row));
@@ -273,21 +271,6 @@ stream_next(struct own_slot *o)
 	result->more = goes_on(s);
 	if (!hand_out(o, result) || !result->more)
 		stream_end(o);
-}
-
-/* The backend asks for what follows. An earlier worker may have begun: an empty piece would pass for the end of it. */
-static void
-go_on_streaming(struct own_slot *o)
-{
-	struct dfl_error err;
-
-	if (o->streaming)
-	{
-		stream_next(o);
-		return;
-	}
-	dfl_fail(&err, DFL_NO_WORKER, "the dflockd worker ended in the middle of its answer");
-	hand_out_error(o, &err);
 }
 
 static void
@@ -663,7 +646,7 @@ serve(uint32 index)
 	if (!may_start(o))
 		return;
 	if (o->request.op == DFL_OP_NEXT)
-		go_on_streaming(o);
+		stream_next(o);
 	else if (o->request.op == DFL_OP_SERVERS)
 		stream_begin(o, NULL, dfl_client_servers(dfl_worker_client));
 	else
