@@ -508,8 +508,10 @@ release_token(FunctionCallInfo fcinfo, enum dfl_kind kind)
 	r.kind = kind;
 	r.wait_answer = dfl_release_wait;
 	own = dfl_own_find_token(r.key, r.key_len, kind, r.token);
-	if (own != NULL && (own->scope == DFL_SCOPE_XACT || own->told))
-		own = NULL;				/* the engine says why not; a loss that was told is not told again */
+	/* The engine says why not, and a loss stays to be told, or told. */
+	if (own != NULL && (own->scope == DFL_SCOPE_XACT || own->told ||
+						(!dfl_own_orphaned(own) && dfl_own_check(own, NULL, 0) != DFL_OWN_HELD)))
+		own = NULL;
 	return return_released(&ask_giving_back(&r, own)->error);
 }
 
