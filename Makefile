@@ -199,7 +199,7 @@ $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) 
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES)
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
-$(BUILD)/unit/test_engine: ALL_LDFLAGS += -Wl,--wrap=malloc
+$(BUILD)/unit/test_engine_memory: ALL_LDFLAGS += -Wl,--wrap=malloc
 
 $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)
