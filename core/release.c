@@ -252,8 +252,8 @@ enum dfl_status dfl_release_token(struct dfl_session *s, enum dfl_kind kind, con
         call->conn = h ? h->home : NULL;
         dfl_call_at(call, call->net_deadline_ms, request_too_slow);
         send_token_release(call);
-        if (h)
-            dfl_hold_forfeit(h);
+        if (h && call->status != DFL_NOMEM)
+            dfl_hold_forfeit(h); /* not when nothing was sent */
         *out = call;
     }
     dfl_leave(c);

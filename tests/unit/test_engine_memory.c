@@ -61,6 +61,23 @@ static void a_release_that_cannot_be_sent_leaves_no_connection(void **state)
     assert_int_equal(world_connections(w), 0);
 }
 
+static void nor_does_it_take_what_another_session_holds(void **state)
+{
+    struct world *w = *state;
+    struct dfl_error err;
+    struct dfl_call *call;
+
+    world_take(w, "k");
+    until_none = 1;
+    assert_int_equal(
+        dfl_release_token(w->other, DFL_LOCK, "k", 1, TOKEN, true, NULL, w->now, &call, &err),
+        DFL_OK);
+    until_none = 0;
+    assert_int_equal(dfl_call_status(call), DFL_NOMEM);
+    dfl_call_free(call, w->now);
+    assert_true(world_holds(w, "k"));
+}
+
 /* ------------------------------------------------- a grant that nobody waits for */
 
 /* Over the control connection, which has others to care for. */
@@ -107,6 +124,8 @@ int main(void)
                                         world_close),
         cmocka_unit_test_setup_teardown(a_release_that_cannot_be_sent_leaves_no_connection,
                                         world_open, world_close),
+        cmocka_unit_test_setup_teardown(nor_does_it_take_what_another_session_holds, world_open,
+                                        world_close),
         cmocka_unit_test_setup_teardown(one_that_cannot_be_given_back_costs_no_other_hold,
                                         world_open, world_close),
         cmocka_unit_test_setup_teardown(its_connection_is_not_used_again, world_open, world_close),
