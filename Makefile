@@ -200,6 +200,7 @@ $(UNIT): $(BUILD)/unit/%: $(OBJ)/tests/unit/%.o $(UNIT_HELPERS) $(SERVER_PARTS) 
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBRARIES)
 $(OBJ)/tests/unit/%.o: EXTRA_CFLAGS := -Iserver
 $(BUILD)/unit/test_engine_memory: ALL_LDFLAGS += -Wl,--wrap=malloc
+$(BUILD)/unit/test_engine_fork: ALL_LDFLAGS += -Wl,--wrap=realloc,--wrap=free
 
 $(PROGRAMS): $(BUILD)/tests/%: $(OBJ)/tests/%.o $(SERVER_PARTS) $(CORE)
 	$(call say,LINK,$@)

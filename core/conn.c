@@ -90,10 +90,15 @@ void dfl_conn_watch(struct dfl_conn *conn)
 
 /* ----------------------------------------------------------- birth and death */
 
+/*
+ * The list of links and the transports that it leads to may be read at any moment, by
+ * dfl_client_abandon() in a child that another thread forks: what is freed has been taken out
+ * before.
+ */
 static enum dfl_status link_take(struct dfl_client *c, struct dfl_conn *conn)
 {
     size_t cap;
-    struct dfl_conn **links;
+    struct dfl_conn **links, **old = c->links;
 
     for (unsigned i = 0; i < c->link_cap; i++) {
         if (c->links[i] == NULL) {
@@ -103,15 +108,26 @@ static enum dfl_status link_take(struct dfl_client *c, struct dfl_conn *conn)
         }
     }
     cap = c->link_cap ? c->link_cap * 2 : 16;
-    links = realloc(c->links, cap * sizeof *links);
+    links = calloc(cap, sizeof(struct dfl_conn *));
     if (links == NULL)
         return DFL_NOMEM;
-    memset(links + c->link_cap, 0, (cap - c->link_cap) * sizeof *links);
+    if (old)
+        memcpy(links, old, c->link_cap * sizeof(struct dfl_conn *));
     conn->link = (unsigned)c->link_cap;
     links[c->link_cap] = conn;
     c->links = links;
     c->link_cap = cap;
+    free(old);
     return DFL_OK;
+}
+
+void dfl_conn_hang_up(struct dfl_conn *conn)
+{
+    struct dfl_transport *t = conn->transport;
+
+    conn->transport = NULL;
+    if (t)
+        t->ops->close(t);
 }
 
 static bool socket_take(struct dfl_client *c)
@@ -222,9 +238,7 @@ static void conn_detach(struct dfl_conn *conn)
 
     conn->state = DFL_CONN_DEAD;
     dfl_conn_watch(conn);
-    if (conn->transport)
-        conn->transport->ops->close(conn->transport);
-    conn->transport = NULL;
+    dfl_conn_hang_up(conn);
     dfl_timer_clear(&c->timers, &conn->timer);
     dfl_timer_unroom(c);
     dfl_link_remove(&conn->dirty);

@@ -139,6 +139,7 @@ void dfl_conn_free(struct dfl_conn *conn);
 /* Between conn.c and setup.c. */
 enum dfl_status dfl_conn_transport(struct dfl_conn *conn,
                                    struct dfl_error *err); /* a new one, not connected */
+void dfl_conn_hang_up(struct dfl_conn *conn);              /* closes its transport, if any */
 void dfl_conn_step(struct dfl_conn *conn);                 /* goes on with connecting */
 void dfl_conn_redial(struct dfl_conn *conn);               /* once more, without hello */
 /* The end of the stream; `broken`: by the transport's error, else in order. Says why, as far as one

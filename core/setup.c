@@ -46,9 +46,8 @@ void dfl_conn_redial(struct dfl_conn *conn)
     }
     conn->state = DFL_CONN_DEAD;
     dfl_conn_watch(conn);
-    conn->transport->ops->close(conn->transport);
+    dfl_conn_hang_up(conn);
     if (dfl_conn_transport(conn, &err) != DFL_OK) {
-        conn->transport = NULL;
         conn->state = DFL_CONN_CONNECTING;
         dfl_conn_die(conn, &err);
         return;
