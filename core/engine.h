@@ -43,6 +43,7 @@ struct dfl_request {
     int64_t sent_ms, sent_us;
     uint64_t
         fence_floor; /* no fence of this server up to this one had been read when it was sent */
+    uint32_t lease_change; /* of a renewal: the newest of its hold's that it knows of */
     bool sent;
     bool heeded;     /* its answer is worth a wake-up: it may grant, or end something */
     bool conn_owned; /* its connection owned something when it was sent */
@@ -287,8 +288,8 @@ struct dfl_hold {
     int64_t asked_lease_s; /* in requests; 0 = the server's */
     int64_t lease_s;
     int64_t s_hold_ms, lease_deadline_ms;
-    int64_t changed_ms; /* when another lease was asked for by hand */
-    int64_t cap_ms;     /* until that is answered, the shortest one may be in force; 0 = no such */
+    uint32_t lease_changes; /* how often another lease was asked for by hand */
+    int64_t cap_ms; /* until the last is answered, the shortest may be in force; 0 = no such */
     int64_t since_ms, acquired_ms, renewed_ms, acquired_wall_ms, lost_ms, renewals;
     struct dfl_timer timer; /* the next renewal, then the deadline */
     char *last_error;
@@ -303,9 +304,8 @@ void dfl_hold_free(struct dfl_hold *h);
 void dfl_hold_settle(struct dfl_hold *h, struct dfl_conn *home); /* its home from now on */
 void dfl_hold_changed(struct dfl_hold *h);
 bool dfl_hold_is_place(const struct dfl_hold *h);
-/* Held from now on. sent_ms = S_hold. */
-void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_t lease_s,
-                    int64_t sent_ms);
+/* Held from now on, with its token and fence; lease_s counts from sent_ms (S_hold). */
+void dfl_hold_begin(struct dfl_hold *h, int64_t lease_s, int64_t sent_ms);
 bool dfl_hold_valid(const struct dfl_hold *h, int64_t now_ms);
 int64_t dfl_hold_deadline(const struct dfl_hold *h);
 enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void *owner,
@@ -313,6 +313,8 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
 /* A renewal whose call has gone: the answer is the hold's, a refusal as much as a confirmation. */
 void dfl_hold_adopt_renewal(struct dfl_hold *h, struct dfl_request *r);
 void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s); /* a shorter one counts from now on */
+/* What the `ok` to the renewal r leaves of the lease, from the sending of r. */
+int64_t dfl_renewed_lease_s(const struct dfl_request *r, const struct dfl_answer_line *answer);
 /* False: the confirmation came too late, and the hold is lost. No answer brings back what its
  * deadline has ended, though the server may say that it lasts: somebody may have been told. */
 bool dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,

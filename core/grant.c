@@ -109,8 +109,7 @@ void dfl_granted(struct dfl_call *call, struct dfl_conn *conn, int64_t lease_s, 
         dfl_hold_settle(h, conn);
     call->conn = NULL; /* its home now */
     dfl_hold_set_tag(h, call->args.scope, call->args.tag);
-    dfl_hold_begin(h, h->token, h->fence, lease_s,
-                   DFL_PLANTED(1) ? h->server->client->now.ms : sent_ms);
+    dfl_hold_begin(h, lease_s, DFL_PLANTED(1) ? h->server->client->now.ms : sent_ms);
     dfl_call_end(call, DFL_OK);
 }
 
@@ -160,17 +159,18 @@ static void confirm_done(struct dfl_request *r, const struct dfl_answer_line *a,
 {
     struct dfl_call *call = r->owner;
     struct dfl_hold *h = call->hold;
+    int64_t lease_s = a && a->kind == DFL_ANS_OK ? dfl_renewed_lease_s(r, a) : 0;
 
     call->request = NULL;
     if (error) {
         dfl_server_orphan(call->server, h->kind, h->key, h->token);
         dfl_fail_without(call, error);
-    } else if (a->kind == DFL_ANS_OK && dfl_needs_confirming(h->server->client, r, h->lease_s)) {
+    } else if (lease_s > 0 && dfl_needs_confirming(h->server->client, r, lease_s)) {
         /* Older than the lease that it speaks of: once more, in what time is left. */
         if (dfl_hold_renew(h, confirm_done, call, &call->request) != DFL_OK)
             dfl_out_of_memory(call);
-    } else if (a->kind == DFL_ANS_OK) {
-        dfl_granted(call, r->conn, h->lease_s, r->sent_ms);
+    } else if (lease_s > 0) {
+        dfl_granted(call, r->conn, lease_s, r->sent_ms);
     } else {
         /* the read time-out says `error` too, and then the server still has the grant */
         dfl_server_give_back(r->conn, h->kind, h->key, h->token);

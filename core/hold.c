@@ -210,35 +210,32 @@ static int64_t lease_deadline(int64_t sent_ms, int64_t lease_s)
 }
 
 /*
- * Renewal at renew_ratio of the lease, up to 10 % earlier; once that is asked for, the timer is the
- * deadline. Renewals of one step of time fall due together: a host with thousands of holds wakes up
- * once for all of them, and they leave in one packet.
+ * Renewal at renew_ratio of the way to the deadline, up to 10 % earlier; once that is asked for,
+ * the timer is the deadline. Not of the lease that is asked for: the one in force may be shorter.
+ * Renewals of one step of time fall due together: a host with thousands of holds wakes up once for
+ * all of them, and they leave in one packet.
  */
 static void schedule(struct dfl_hold *h)
 {
     struct dfl_client *c = client_of(h);
     double share = c->settings.renew_ratio * (1 - 0.1 * dfl_random(c));
-    int64_t at = h->lease_deadline_ms, step = h->lease_s * 1000 / 64;
+    int64_t at = h->lease_deadline_ms, way = at - h->s_hold_ms, step = way / 64;
 
     if (step > RENEWAL_STEP_MS)
         step = RENEWAL_STEP_MS;
     if (h->renewal == NULL) {
-        at = h->s_hold_ms + (int64_t)((double)h->lease_s * 1000 * share);
+        at = h->s_hold_ms + (int64_t)((double)way * share);
         if (step > 0)
-            at -= at % step; /* earlier, by less than a sixty-fourth of the lease */
+            at -= at % step; /* earlier, by less than a sixty-fourth of the way */
     }
-    dfl_timer_set(&c->timers, &h->timer, at < h->lease_deadline_ms ? at : h->lease_deadline_ms);
+    dfl_timer_set(&c->timers, &h->timer, at);
 }
 
-void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_t lease_s,
-                    int64_t sent_ms)
+void dfl_hold_begin(struct dfl_hold *h, int64_t lease_s, int64_t sent_ms)
 {
     struct dfl_client *c = client_of(h);
     struct dfl_conn *home = h->home;
 
-    memcpy(h->token, token, DFL_TOKEN_LEN + 1);
-    h->fence = fence;
-    h->lease_s = lease_s;
     h->s_hold_ms = sent_ms;
     h->lease_deadline_ms = lease_deadline(sent_ms, lease_s);
     h->state = DFL_HELD;
@@ -255,6 +252,12 @@ void dfl_hold_begin(struct dfl_hold *h, const char *token, int64_t fence, int64_
 
 /* -------------------------------------------------------------------- renewal */
 
+/* Whole seconds, cut: asked - 1 means asked. Less counts as it stands. */
+int64_t dfl_renewed_lease_s(const struct dfl_request *r, const struct dfl_answer_line *a)
+{
+    return a->seconds < r->lease_s - 1 ? a->seconds : r->lease_s;
+}
+
 static void lapse(struct dfl_hold *h)
 {
     dfl_hold_lose(h, "no confirmed renewal from %s within the lease of %lld s",
@@ -265,19 +268,15 @@ bool dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
                       const struct dfl_answer_line *a)
 {
     struct dfl_client *c = client_of(h);
-    int64_t lease_s = r->lease_s;
 
     if (c->now.ms >= h->lease_deadline_ms) {
         lapse(h); /* somebody may have been told so already */
         return false;
     }
-    /* Whole seconds, cut: asked - 1 means asked. Less counts as it stands. */
-    if (a->seconds < lease_s - 1)
-        lease_s = a->seconds;
-    if (r->sent_ms >= h->changed_ms && r->lease_s == h->lease_s)
+    if (r->lease_change == h->lease_changes)
         h->cap_ms = 0;
     h->s_hold_ms = r->sent_ms;
-    h->lease_deadline_ms = lease_deadline(r->sent_ms, lease_s);
+    h->lease_deadline_ms = lease_deadline(r->sent_ms, dfl_renewed_lease_s(r, a));
     if (h->cap_ms && h->cap_ms < h->lease_deadline_ms)
         h->lease_deadline_ms = h->cap_ms;
     h->renewed_ms = c->now.ms;
@@ -298,7 +297,7 @@ void dfl_hold_set_lease(struct dfl_hold *h, int64_t lease_s)
     int64_t shorter = lease_deadline(client_of(h)->now.ms, lease_s);
 
     h->lease_s = lease_s;
-    h->changed_ms = client_of(h)->now.ms;
+    h->lease_changes++;
     if (h->cap_ms == 0 || shorter < h->cap_ms)
         h->cap_ms = shorter;
     if (shorter < h->lease_deadline_ms)
@@ -332,6 +331,7 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
     if (r == NULL)
         return DFL_NOMEM;
     r->lease_s = DFL_PLANTED(7) ? 0 : h->lease_s;
+    r->lease_change = h->lease_changes;
     if (done == NULL) {
         forget_renewal(h); /* the newest one counts */
         h->renewal = r;
