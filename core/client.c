@@ -298,8 +298,8 @@ void dfl_client_run(struct dfl_client *c, struct dfl_now now)
     struct dfl_timer *timer;
 
     dfl_enter(c, now);
-    while ((timer = dfl_timers_pop(&c->timers, now.ms)) != NULL)
-        timer->fire(timer, now);
+    while ((timer = dfl_timers_pop(&c->timers, c->now.ms)) != NULL)
+        timer->fire(timer, c->now);
     dfl_leave(c);
 }
 

@@ -307,7 +307,8 @@ void dfl_client_ready(struct dfl_client *c, void *tag, unsigned events,
                       struct dfl_now now);                     /* tag from watch() */
 void dfl_client_run(struct dfl_client *c, struct dfl_now now); /* everything whose time has come */
 /* For a host with many sessions: what is asked for between the two leaves together, one packet per
- * connection. Every gather is followed by its send, before the host waits. */
+ * connection. Every gather is followed by its send, before the host waits. Between them it is the
+ * time of the gather for all calls; what falls due later is for the next run. */
 void dfl_client_gather(struct dfl_client *c, struct dfl_now now);
 void dfl_client_send(struct dfl_client *c);
 int64_t dfl_client_next_ms(

@@ -1,5 +1,7 @@
 /* The engine and leases that are not what was asked for: shorter in the answer to a renewal, or
  * changed by hand more than once before an answer comes. */
+#include <unistd.h>
+
 #include "engineworld.h"
 
 #define STEP_MS 100
@@ -137,6 +139,22 @@ static void the_newest_one_does(void **state)
     free_calls(w, calls);
 }
 
+/* Between gather and send it stays the time of the gather, for the timers too. */
+static void what_falls_due_between_gather_and_send_has_its_time_later(void **state)
+{
+    struct world *w = *state;
+
+    world_take(w, "k");
+    dfl_client_gather(w->client, w->now);
+    world_pass(w, w->settings.keepalive_ms);
+    alarm(20); /* who looks at two clocks never comes to an end */
+    dfl_client_run(w->client, w->now);
+    alarm(0);
+    dfl_client_send(w->client);
+    world_settle(w);
+    assert_true(world_holds(w, "k"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +169,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_older_answer_does_not_lift_the_shorter_lease, world_open,
                                         world_close),
         cmocka_unit_test_setup_teardown(the_newest_one_does, world_open, world_close),
+        cmocka_unit_test_setup_teardown(what_falls_due_between_gather_and_send_has_its_time_later,
+                                        world_open, world_close),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
