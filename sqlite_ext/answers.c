@@ -133,15 +133,19 @@ static char *failure(const char *reason)
     return to_text(object);
 }
 
-/* json-c reads NaN, Infinity and 1. even when it is strict, and writes them as they came. */
+/* Even when it is strict, json-c reads NaN, 1., -.5 and 01.5, and writes them as they came. */
 static int find_no_number(struct json_object *object, int flags, struct json_object *parent,
                           const char *name, size_t *index, void *unused)
 {
     (void)flags, (void)parent, (void)name, (void)index, (void)unused;
     if (!json_object_is_type(object, json_type_double))
         return JSON_C_VISIT_RETURN_CONTINUE;
+    static const char digits[] = "0123456789";
     const char *text = json_object_to_json_string(object), *point = strchr(text, '.');
-    bool good = strpbrk(text, "0123456789") && (!point || strspn(point + 1, "0123456789") > 0);
+    const char *whole = text + (*text == '-');
+    size_t length = strspn(whole, digits);
+    bool good =
+        (length == 1 || (length > 1 && *whole != '0')) && (!point || strspn(point + 1, digits) > 0);
     return good ? JSON_C_VISIT_RETURN_CONTINUE : JSON_C_VISIT_RETURN_ERROR;
 }
 

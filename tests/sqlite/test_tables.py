@@ -86,7 +86,7 @@ def test_a_dead_server_is_a_row(make_db, make_server):
     assert db.value("SELECT json_extract(dflock_ping(), '$.\"' || ? || '\".round_trip_ms')", live.address) > 0
 
 
-@pytest.mark.parametrize("body", ['{"locks":[],"n":NaN}', '{"locks":[],"n":[-Infinity]}', '{/* none */"locks":[]}', '{"n":1.}',
+@pytest.mark.parametrize("body", ['{"locks":[],"n":NaN}', '{"locks":[],"n":[-Infinity]}', '{/* none */"locks":[]}', '{"n":1.}', '{"n":-.5}', '{"n":01.5}',
                                   '{"locks":[]} {}', '{"locks":[],}', '{"n":nUll}', r'{"n":"\xff"}'])
 def test_what_is_not_quite_json_is_an_error(make_db, processes, body):
     """JSON by the letter, since it is handed on inside ours."""
