@@ -1,14 +1,14 @@
 /*
- * scarce.c - a C program whose memory runs out: loads the extension and calls what it has, while one
- * allocation, or every one from a certain one on, fails. What reads JSON is called with memory: json-c
- * does not bear a lack of it.
+ * scarce.c - a C program whose memory runs out: loads the extension and calls what it has, while
+ * one allocation, or every one from a certain one on, fails. What reads JSON is called with memory:
+ * json-c does not bear a lack of it.
  *
  *   scarce EXTENSION N once|always ours|all
  *
  * N counts the allocations that the extension makes itself (ours), or the whole process (all), from
- * before it is loaded. Prints what each statement said, a line each: "ok VALUE" or "CODE MESSAGE", then
- * how many allocations failed. Memory is back before the connection is closed; then it waits for the end
- * of its input, so that locks which a close forgot are still there to be seen.
+ * before it is loaded. Prints what each statement said, a line each: "ok VALUE" or "CODE MESSAGE",
+ * then how many allocations failed. Memory is back before the connection is closed; then it waits
+ * for the end of its input, so that locks which a close forgot are still there to be seen.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -162,6 +162,9 @@ static const char *const script[] = {
     "SELECT json_valid(dflock_ping())",
     "SELECT dflock_release('b', dflock_token('b'))",
     "SELECT dflock_config('servers', dflock_config('servers'))",
+    "CREATE TABLE t(x)",
+    "INSERT INTO t SELECT dflock_acquire('d')", /* the files are looked at first */
+    "SELECT dflock_release('d')",
     "SELECT dflock_sem_release('s')",
 };
 
