@@ -197,11 +197,10 @@ static int is_loaded(sqlite3 *db, bool *loaded)
     if (*loaded)
         return SQLITE_OK;
     int rc = sqlite3_prepare_v2(db, "SELECT dflock_version()", -1, &statement, NULL);
-    const char *reason = sqlite3_errmsg(db);
-
-    sqlite3_finalize(statement);
     /* What an authorizer does not let us call is there. */
-    *loaded = rc == SQLITE_OK || strstr(reason, "not authorized to use function") != NULL;
+    *loaded =
+        rc == SQLITE_OK || strstr(sqlite3_errmsg(db), "not authorized to use function") != NULL;
+    sqlite3_finalize(statement);
     return rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT ? rc : SQLITE_OK;
 }
 

@@ -37,8 +37,8 @@ static bool mentions(const char *sql, const char *function)
     return false;
 }
 
-/* Whether the definition of a table or an index of this file names the function; SQLITE_OK when that
- * could be read. */
+/* Whether the definition of a table or an index of this file names the function; SQLITE_OK when
+ * that could be read. */
 static int file_mentions(sqlite3 *db, const char *schema, const char *function, bool *found)
 {
     sqlite3_stmt *definitions = NULL;

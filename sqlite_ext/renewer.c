@@ -24,8 +24,8 @@
 /* A session with a driver is the driver's business. It gets this much time before the thread steps
  * in: it may sit in a callback of the application. */
 #define DRIVER_GRACE_MS 100
-/* Where descriptors cannot be nested (no epoll, or no memory for it), left-behind sockets are looked
- * at this often. */
+/* Where descriptors cannot be nested (no epoll, or no memory for it), left-behind sockets are
+ * looked at this often. */
 #define UNNESTED_INTERVAL_MS 20
 
 #define AWAKE INT64_MIN /* about to look at all sessions anyway */

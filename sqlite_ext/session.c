@@ -368,8 +368,8 @@ struct driver {
     struct sq_session *at; /* where the call runs */
     struct dfl_wait_round *round;
     struct sq_probe probe;
-    unsigned generation; /* of the process when the call began */
-    int64_t probe_ms;    /* when to look for an interrupt */
+    unsigned generation;    /* of the process when the call began */
+    int64_t probe_ms;       /* when to look for an interrupt */
     struct dfl_error blind; /* why the call could not wait; DFL_OK: it could */
 };
 
