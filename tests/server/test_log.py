@@ -5,6 +5,8 @@ import os
 import pty
 import re
 import resource
+import select
+import signal
 import subprocess
 import threading
 
@@ -47,6 +49,29 @@ def test_a_full_disk(make_server):
     assert len(lines[1]) == 30 and "" not in lines
     assert int(re.search(r'msg="log lines left out: they could not be written" lines=(\d+)$', lines[2])[1]) >= 3
     assert "connection " in lines[3]
+
+
+def test_a_terminal_that_stops_who_writes_in_the_background():
+    """stty tostop: a log line of a background job would stop it, and all leases with it."""
+    ours, theirs = pty.openpty()
+
+    def on_the_terminal():
+        os.setsid()
+        for fd in (0, 2):
+            os.dup2(os.open(os.ttyname(theirs), os.O_RDWR), fd)  # the first one becomes the session's own
+
+    shell = subprocess.Popen(["sh", "-m", "-c", 'stty tostop; "$@" & echo $!; cat', "sh", DFLOCKD_LOCAL, "--port", "0"],
+                             env=clean_environment(), preexec_fn=on_the_terminal, stdout=subprocess.PIPE, text=True)
+    server = int(shell.stdout.readline())
+    try:
+        eventually(lambda: select.select([ours], [], [], 0)[0])
+        assert "listening" in read_until(ours, r"port=\d+\s")
+    finally:
+        os.kill(server, signal.SIGKILL)
+        shell.kill()
+        shell.communicate()
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("make", [a_pipe, pty.openpty])
