@@ -280,19 +280,23 @@ fault: all test-tools  ### real processes, killed, stopped and cut off; DURATION
 	@BUILD=$(BUILD) PGSERVER=$(PGSERVER) PG_CONFIG='$(if $(PG_HEADERS),$(PG_CONFIG_PATH))' PYTHONDONTWRITEBYTECODE=1 \
 		$(VENV)/bin/python tests/fault/run --duration $(DURATION) --calm $(CALM) --servers $(SERVERS) $(if $(SEED),--seed $(SEED))
 
-# Everything once more, by clang and with libFuzzer's counters, in a folder of its own.
+# Everything once more, by clang and with libFuzzer's counters, in a folder of its own. RUNS=100000000
+# is for hours: nothing but the counters of code, and short inputs.
 SECONDS ?= 30
-fuzz:  ### libFuzzer targets, SECONDS=30 each; TARGETS=engine,session selects
+FUZZ_BUILD := build/fuzz$(if $(RUNS),-many)
+define make-fuzz-programs
 	@tools/deps build proof
-	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
-		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
-	@BUILD=build/fuzz tests/fuzz/run --seconds $(SECONDS) $(if $(TARGETS),--targets $(TARGETS))
+	+@$(MAKE) --no-print-directory BUILD=$(FUZZ_BUILD) CC=clang-14 PLANT=1 \
+		CFLAGS='-g $(if $(RUNS),-O2 -fsanitize-coverage=inline-8bit-counters$(comma)pc-table,-O1)' \
+		SANITIZE=$(if $(RUNS),,fuzzer-no-link$(comma))address,undefined fuzz-programs
+endef
+fuzz:  ### libFuzzer targets, SECONDS=30 each, or RUNS=100000000; TARGETS=engine,session selects
+	$(make-fuzz-programs)
+	@BUILD=$(FUZZ_BUILD) tests/fuzz/run $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(if $(TARGETS),--targets $(TARGETS))
 
 fuzz-planted:  ### a bug planted for each target, which must be found
-	@tools/deps build proof
-	+@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang-14 CFLAGS='-O1 -g' PLANT=1 \
-		SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
-	@BUILD=build/fuzz tests/planted/run fuzz
+	$(make-fuzz-programs)
+	@BUILD=$(FUZZ_BUILD) tests/planted/run fuzz
 
 # The same in a build with bugs in PostgreSQL's host and in the server; ARGS='--only 10,14'.
 KIND ?= hosts

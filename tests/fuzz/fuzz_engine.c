@@ -270,20 +270,27 @@ struct world {
     bool gathering;
 };
 
-static void wake_link(struct world *w, struct link *l)
+static bool wake_link(struct world *w, struct link *l)
 {
-    if (l->used && l->watched &&
-        (l->in_len > 0 || l->ended || l->broken || l->refused ||
-         (l->open && (l->watched & DFL_WRITABLE))))
+    bool ready = l->used && l->watched &&
+                 (l->in_len > 0 || l->ended || l->broken || l->refused ||
+                  (l->open && (l->watched & DFL_WRITABLE)));
+
+    if (ready)
         dfl_client_ready(w->client, l->tag, l->watched, now);
+    return ready;
 }
 
 /* Everything that is ready and due, until nothing is: a host would spin otherwise. */
 static void settle(struct world *w)
 {
-    for (int n = 0; n < 8; n++)
+    bool ready = true;
+
+    for (int n = 0; n < 8 && ready; n++) {
+        ready = false;
         for (size_t i = 0; i < LINKS; i++)
-            wake_link(w, &links[i]);
+            ready |= wake_link(w, &links[i]);
+    }
     for (int n = 0;; n++) {
         dfl_client_run(w->client, now);
         if (dfl_client_next_ms(w->client) > now.ms)
