@@ -326,8 +326,9 @@ lint:  ### warnings of clang and gcc, clang-tidy, cppcheck
 	@tools/deps build proof
 	@tests/lint
 
-proof: all  ### the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
+proof:  ### the finders of bugs in their small size: simulation, faults, random SQL, attacks, fuzzing, checkers
 	@tools/deps build test proof
+	+@$(MAKE) --no-print-directory all
 	@tests/proof
 
 # Everything once more, in a build that counts what runs; PostgreSQL in one version.
