@@ -597,6 +597,25 @@ static void operate(struct world *w, struct input *in)
         look(w);
 }
 
+/* What worlds begin with, parsed once. */
+static const struct dfl_settings *settings_of(uint8_t choice)
+{
+    static struct dfl_settings made[4];
+    static bool is_made[4];
+    size_t i = choice / 4 % 4;
+    struct dfl_error err = {0};
+
+    if (!is_made[i]) {
+        REQUIRE(dfl_settings_init(&made[i]) == DFL_OK);
+        REQUIRE(dfl_settings_set(&made[i], "connect_timeout", "2", &err) == DFL_OK);
+        REQUIRE(dfl_settings_set(&made[i], "servers", i & 1 ? "one:1,two:2" : "one:1", &err) ==
+                DFL_OK);
+        REQUIRE(dfl_settings_set(&made[i], "fences", i & 2 ? "on" : "auto", &err) == DFL_OK);
+        is_made[i] = true;
+    }
+    return &made[i];
+}
+
 static void begin(struct world *w, uint8_t choice)
 {
     struct dfl_error err = {0};
@@ -616,11 +635,7 @@ static void begin(struct world *w, uint8_t choice)
     w->net.open = mem_open;
     now = (struct dfl_now){.ms = 1000000, .us = 1000000000, .wall_ms = INT64_C(1790000000000)};
     sockets = locks = hold_count = 0;
-    REQUIRE(dfl_settings_init(&w->settings) == DFL_OK);
-    REQUIRE(dfl_settings_set(&w->settings, "connect_timeout", "2", &err) == DFL_OK);
-    REQUIRE(dfl_settings_set(&w->settings, "servers", choice & 4 ? "one:1,two:2" : "one:1", &err) ==
-            DFL_OK);
-    REQUIRE(dfl_settings_set(&w->settings, "fences", choice & 8 ? "on" : "auto", &err) == DFL_OK);
+    REQUIRE(dfl_settings_copy(&w->settings, settings_of(choice)) == DFL_OK);
     REQUIRE(dfl_fence_book_new(&w->fences) == DFL_OK);
     config.fences = w->fences;
     REQUIRE(dfl_client_new(&config, &w->client, &err) == DFL_OK);
