@@ -44,6 +44,7 @@ struct dfl_request {
     uint64_t
         fence_floor; /* no fence of this server up to this one had been read when it was sent */
     uint32_t lease_change; /* of a renewal: the newest of its hold's that it knows of */
+    bool known_lease; /* of a renewal: the server has granted that much before */
     bool sent;
     bool heeded;     /* its answer is worth a wake-up: it may grant, or end something */
     bool conn_owned; /* its connection owned something when it was sent */
@@ -287,6 +288,7 @@ struct dfl_hold {
     int64_t slots, fence;
     int64_t asked_lease_s; /* in requests; 0 = the server's */
     int64_t lease_s;
+    int64_t granted_s; /* the longest one that the server has said it grants */
     int64_t s_hold_ms, lease_deadline_ms;
     uint32_t lease_changes; /* how often another lease was asked for by hand */
     int64_t cap_ms; /* until the last is answered, the shortest may be in force; 0 = no such */

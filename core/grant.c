@@ -144,7 +144,7 @@ void dfl_take_grant(struct dfl_call *call, const struct dfl_request *r,
         return;
     }
     memcpy(h->token, a->token, sizeof h->token);
-    h->lease_s = a->seconds;
+    h->lease_s = h->granted_s = a->seconds;
     if (!dfl_needs_confirming(c, r, a->seconds)) {
         dfl_granted(call, r->conn, a->seconds, r->sent_ms);
         return;

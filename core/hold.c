@@ -252,10 +252,15 @@ void dfl_hold_begin(struct dfl_hold *h, int64_t lease_s, int64_t sent_ms)
 
 /* -------------------------------------------------------------------- renewal */
 
-/* Whole seconds, cut: asked - 1 means asked. Less counts as it stands. */
+/* Whole seconds, cut: asked - 1 means asked, unless the server may grant no more than that. Less
+ * counts as it stands. */
 int64_t dfl_renewed_lease_s(const struct dfl_request *r, const struct dfl_answer_line *a)
 {
-    return a->seconds < r->lease_s - 1 ? a->seconds : r->lease_s;
+    int64_t cut = r->known_lease ? 1 : 0;
+
+    if (DFL_PLANTED(19))
+        return r->lease_s;
+    return a->seconds < r->lease_s - cut ? a->seconds : r->lease_s;
 }
 
 static void lapse(struct dfl_hold *h)
@@ -275,6 +280,8 @@ bool dfl_hold_renewed(struct dfl_hold *h, const struct dfl_request *r,
     }
     if (r->lease_change == h->lease_changes)
         h->cap_ms = 0;
+    if (a->seconds > h->granted_s)
+        h->granted_s = a->seconds;
     h->s_hold_ms = r->sent_ms;
     h->lease_deadline_ms = lease_deadline(r->sent_ms, dfl_renewed_lease_s(r, a));
     if (h->cap_ms && h->cap_ms < h->lease_deadline_ms)
@@ -332,6 +339,7 @@ enum dfl_status dfl_hold_renew(struct dfl_hold *h, dfl_request_done *done, void 
         return DFL_NOMEM;
     r->lease_s = DFL_PLANTED(7) ? 0 : h->lease_s;
     r->lease_change = h->lease_changes;
+    r->known_lease = h->lease_s <= h->granted_s;
     if (done == NULL) {
         forget_renewal(h); /* the newest one counts */
         h->renewal = r;

@@ -43,7 +43,7 @@ static void place_done(struct dfl_request *r, const struct dfl_answer_line *a,
             return;
         }
         memcpy(h->token, a->token, sizeof h->token);
-        h->lease_s = a->seconds;
+        h->lease_s = h->granted_s = a->seconds;
         h->offered = h->came_up = true;
         if (call && dfl_needs_confirming(h->server->client, r, a->seconds))
             dfl_confirm(call);

@@ -3,7 +3,7 @@
  * and tests/planted/run say which is found by what. In every build but theirs, DFL_PLANTED is the
  * constant false and nothing of them is compiled.
  *
- * 1 to 18 are the engine's and the lock table's (but 10 and 14), 20 to 23 the PostgreSQL host's,
+ * 1 to 19 are the engine's and the lock table's (but 10 and 14), 20 to 23 the PostgreSQL host's,
  * 31 to 38 the server loop's, 41 to 47 one for each target of tests/fuzz, 48 and 49 lack of memory.
  */
 #ifndef DFL_PLANTED_H

@@ -91,6 +91,44 @@ static void a_renewal_that_leaves_nothing_is_a_loss(void **state)
     assert_false(world_holds(w, "k"));
 }
 
+/* Granted `grant`, renewed by hand for 5 s, answered `ok 4`. */
+static void renew_for_five(struct world *w, const char *grant)
+{
+    struct dfl_call *call;
+
+    w->answers['l'] = grant;
+    w->answers['n'] = "ok 4";
+    world_take(w, "k");
+    call = renew(w, 5);
+    world_settle(w);
+    assert_int_equal(dfl_call_status(call), DFL_OK);
+    dfl_call_free(call, w->now);
+    w->answers['n'] = NULL;
+    world_pass(w, 3900);
+    assert_true(world_holds(w, "k"));
+}
+
+/* The server may have meant it. */
+static void a_second_less_than_ever_granted_counts_as_it_stands(void **state)
+{
+    struct world *w = *state;
+
+    renew_for_five(w, "ok " TOKEN " 4");
+    world_pass(w, 100);
+    assert_false(world_holds(w, "k"));
+}
+
+static void a_second_less_than_granted_before_is_cut(void **state)
+{
+    struct world *w = *state;
+
+    renew_for_five(w, "ok " TOKEN " 5");
+    world_pass(w, 900);
+    assert_true(world_holds(w, "k"));
+    world_pass(w, 200);
+    assert_false(world_holds(w, "k"));
+}
+
 /* In one millisecond the engine renews by itself for 60 s, and by hand for 2 s and again for 60 s.
  */
 static void renew_three_times(struct world *w, struct dfl_call *calls[2])
@@ -165,6 +203,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_that_leaves_nothing_grants_nothing, world_open,
                                         world_close),
         cmocka_unit_test_setup_teardown(a_renewal_that_leaves_nothing_is_a_loss, world_open,
+                                        world_close),
+        cmocka_unit_test_setup_teardown(a_second_less_than_ever_granted_counts_as_it_stands,
+                                        world_open, world_close),
+        cmocka_unit_test_setup_teardown(a_second_less_than_granted_before_is_cut, world_open,
                                         world_close),
         cmocka_unit_test_setup_teardown(an_older_answer_does_not_lift_the_shorter_lease, world_open,
                                         world_close),
