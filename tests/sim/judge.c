@@ -198,8 +198,7 @@ const char *judge_request(struct judge *j, struct conn *c, const char *const lin
     a->lease_s = j->server->default_lease_s;
     if (a->verb == 'r' || a->verb == 'n') {
         count = sscanf(arg, "%39s %lld", a->token, &n[0]);
-        if (count == 2)
-            a->lease_s = n[0];
+        a->lease_s = server_lease(j->server, count == 2 ? n[0] : a->lease_s);
         return count < 1 ? WRONG("a request without token") : a->verb == 'n' && count < 2 ? WRONG("a renewal without lease") : NULL;
     }
     count = sscanf(arg, "%lld %lld %lld", &n[0], &n[1], &n[2]);
@@ -210,6 +209,7 @@ const char *judge_request(struct judge *j, struct conn *c, const char *const lin
     a->limit = a->verb == 'w' ? 0 : sem ? n[0] : 1;
     if (count > (sem ? 1 : 0))
         a->lease_s = n[sem ? 1 : 0];
+    a->lease_s = server_lease(j->server, a->lease_s);
     come_up(j, a->key);
     return NULL;
 }

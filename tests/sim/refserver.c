@@ -193,6 +193,7 @@ static void do_renew(struct ref_peer *p, struct ref_request *q)
         refuse(p);
         return;
     }
+    lease = server_lease(p->of->server, lease);
     k->hold[i].expires_ms = now_of(p->of) + lease * 1000;
     snprintf(line, sizeof line, "ok %lld", rnd_chance(500) ? lease : lease - 1);
     say(p, line);
@@ -230,12 +231,18 @@ static int64_t in_seconds(const struct ref *r, long long seconds)
     return seconds > 100000000 ? INT64_MAX / 2 : now_of(r) + seconds * 1000;
 }
 
+/* The number at that place, or without one the default. */
+static int64_t lease_of(const struct ref *r, const struct ref_request *q, int at)
+{
+    return server_lease(r->server, q->numbers > at ? q->number[at] : r->server->default_lease_s);
+}
+
 static void do_lock(struct ref_peer *p, struct ref_request *q)
 {
     struct ref *r = p->of;
     struct ref_key *k;
     int at = q->sem ? 2 : 1;
-    int64_t limit = q->sem ? q->number[1] : 1, lease = q->numbers > at ? q->number[at] : r->server->default_lease_s;
+    int64_t limit = q->sem ? q->number[1] : 1, lease = lease_of(r, q, at);
 
     if (r->server->draining && r->server->personality == V1_10 && rnd_chance(500)) {
         refuse(p);
@@ -261,7 +268,7 @@ static void do_enqueue(struct ref_peer *p, struct ref_request *q)
     struct ref *r = p->of;
     struct ref_key *k;
     int at = q->sem ? 1 : 0;
-    int64_t limit = q->sem ? q->number[0] : 1, lease = q->numbers > at ? q->number[at] : r->server->default_lease_s;
+    int64_t limit = q->sem ? q->number[0] : 1, lease = lease_of(r, q, at);
     bool old = r->server->personality == V0_5, already = false;
 
     if ((r->server->draining && r->server->personality == V1_10 && rnd_chance(500)) ||

@@ -366,6 +366,19 @@ static void after_the_last(struct server *s, struct address *a)
     }
 }
 
+int64_t server_lease(const struct server *s, int64_t asked_s)
+{
+    return asked_s < s->longest_lease_s ? asked_s : s->longest_lease_s;
+}
+
+/* Some grant no lease longer than that, whatever is asked for. */
+static int64_t some_longest_lease(const struct server *s)
+{
+    uint64_t n = profile.seed / 11 + (uint64_t)s->address;
+
+    return s->personality != BUNDLED && n % 4 == 0 ? 1 + (int64_t)(n / 4 % 10) : DFL_SECONDS_MAX;
+}
+
 struct server *server_start(int address)
 {
     struct address *a = &addresses[address];
@@ -384,10 +397,12 @@ struct server *server_start(int address)
     limits(s);
     s->auto_release = (profile.seed / 7 + (uint64_t)address) % 5 != 0;
     s->state_file = s->personality == BUNDLED && (profile.seed / 3 + (uint64_t)address) % 2 == 0;
+    s->longest_lease_s = some_longest_lease(s);
     s->next = all_servers;
     all_servers = s;
     s->judge = judge_new(s);
-    TRACE("server %d (%s) starts on %s%s", s->id, s->traits->name, a->text, s->auto_release ? "" : ", auto-release off");
+    TRACE("server %d (%s) starts on %s%s, leases of at most %lld s", s->id, s->traits->name, a->text,
+          s->auto_release ? "" : ", auto-release off", (long long)s->longest_lease_s);
     after_the_last(s, a);
     s->impl = s->ops->start(s);
     a->listening = s;

@@ -212,7 +212,7 @@ struct server { /* one process */
     struct sim_clock clock;
     struct conn *conns;
     size_t conn_count, max_connections, max_locks, max_waiters;
-    int64_t read_timeout_ms, default_lease_s, sweep_ms;
+    int64_t read_timeout_ms, default_lease_s, longest_lease_s, sweep_ms;
     bool auto_release, state_file, recovering;
     int64_t gate_ms; /* nothing is granted before */
     int64_t lease_end_us; /* latest end of a lease, true time */
@@ -251,6 +251,7 @@ void server_emit(struct conn *c, const char *line, size_t len);
 void server_block(struct conn *c, bool blocked);
 void server_hang_up(struct conn *c);
 uint64_t server_fence(struct server *s);
+int64_t server_lease(const struct server *s, int64_t asked_s); /* what it grants instead */
 
 /* ------------------------------------------------------------------- judge */
 
