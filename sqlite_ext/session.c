@@ -256,8 +256,11 @@ static enum dfl_status start_engine(struct sq_session *s, struct dfl_error *err)
     }
     if (status == DFL_OK)
         status = make_client(s, &client, err);
-    if (status != DFL_OK)
+    if (status != DFL_OK) {
+        dfl_wait_free(s->wait); /* a child forked now would share the set, and not know it */
+        s->wait = NULL;
         return status;
+    }
     s->pid = getpid();
     sq_process_gate_lock();
     s->client = client;

@@ -7,9 +7,11 @@
  *
  * N counts the allocations that the extension makes itself (ours), or the whole process (all), from
  * before it is loaded. Prints what each statement said, a line each: "ok VALUE" or "CODE MESSAGE",
- * then how many allocations failed. Memory is back before the connection is closed; then it waits
- * for the end of its input, so that locks which a close forgot are still there to be seen.
+ * then how many allocations failed; and after the first failure how many of the extension's
+ * descriptors a child has that is forked then. Memory is back before the connection is closed; then
+ * it waits for the end of its input, so that locks which a close forgot are still there to be seen.
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
@@ -19,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <sqlite3.h>
@@ -114,10 +117,39 @@ static bool reads_json(const char *sql)
     return strstr(sql, "server_locks") || strstr(sql, "dflock_stats") || strstr(sql, "dflock_ping");
 }
 
+/* Sockets, and sets of descriptors to wait for: a child has none of its own yet. */
+static int kept_descriptors(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int kept = 0;
+
+    for (struct dirent *at = dir ? readdir(dir) : NULL; at; at = readdir(dir)) {
+        char what[64];
+        ssize_t len = readlinkat(dirfd(dir), at->d_name, what, sizeof what - 1);
+
+        what[len > 0 ? len : 0] = '\0';
+        kept += strncmp(what, "socket:", 7) == 0 || strcmp(what, "anon_inode:[eventpoll]") == 0;
+    }
+    closedir(dir);
+    return kept;
+}
+
+static int kept_by_a_child(void)
+{
+    int status = 0;
+    pid_t child = fork();
+
+    if (child == 0)
+        _exit(kept_descriptors());
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 static void run(sqlite3 *db, const char *sql)
 {
     sqlite3_stmt *statement = NULL;
     bool before = atomic_load(&scarce);
+    static bool failed_before;
 
     atomic_store(&scarce, before && !reads_json(sql));
     int rc = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
@@ -130,8 +162,13 @@ static void run(sqlite3 *db, const char *sql)
         while ((rc = sqlite3_step(statement)) == SQLITE_ROW)
             ;
     }
-    if (rc != SQLITE_DONE)
+    if (rc != SQLITE_DONE) {
         printf("%s -> %d %s\n", sql, rc, sqlite3_errmsg(db));
+        atomic_store(&scarce, false);
+        if (!failed_before)
+            printf("a child keeps %d\n", kept_by_a_child());
+        failed_before = true;
+    }
     sqlite3_finalize(statement);
     atomic_store(&scarce, before);
 }

@@ -83,13 +83,15 @@ def scarce(server, n, how, whose):
         run.stdin.close()
         assert run.wait(patient(20)) == 0, lines
         assert lines[-1] == "close -> 0"
+        assert "a child keeps" not in " ".join(lines) or "a child keeps 0" in lines, (n, lines)
         return [line for line in lines if " -> " in line and "dflock_config" not in line], "failed 0 of" in " ".join(lines)
 
 
 @pytest.mark.parametrize("whose, step", [("ours", 1), ("all", 3)])
 @pytest.mark.parametrize("how", ["once", "always"])
 def test_out_of_memory_is_what_is_said(make_server, how, whose, step):
-    """Whichever allocation fails: no crash, no wait for nothing, no other reason, and every lock is given back at the end."""
+    """Whichever allocation fails: no crash, no wait for nothing, no other reason, nothing left to a child, and every lock is given back at
+    the end."""
     server = make_server("--read-timeout", "3600")
     holder = server.connect()
     assert holder.ask("l", "busy", "0 600").startswith("ok")
