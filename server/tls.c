@@ -41,6 +41,35 @@ static enum dfl_status refuse(SSL_CTX *context, struct dfl_error *err, const cha
     return dfl_fail(err, DFL_INVALID, "%s %s: %s", what, file, reason);
 }
 
+/* OpenSSL's own would ask on the terminal, and everybody would wait for whoever sits there. */
+static int no_pass_phrase(char *buf, int cap, int writing, void *asked)
+{
+    (void)buf;
+    (void)cap;
+    (void)writing;
+    if (asked)
+        *(bool *)asked = true;
+    return -1;
+}
+
+static enum dfl_status use_key(SSL_CTX *context, const char *key, struct dfl_error *err)
+{
+    bool asked = false;
+
+    SSL_CTX_set_default_passwd_cb_userdata(context, &asked);
+
+    int used = SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM);
+
+    SSL_CTX_set_default_passwd_cb_userdata(context, NULL);
+    if (used == 1)
+        return DFL_OK;
+    if (!asked)
+        return refuse(context, err, "read private key", key);
+    ERR_clear_error();
+    SSL_CTX_free(context);
+    return dfl_fail(err, DFL_INVALID, "read private key %s: it is encrypted", key);
+}
+
 static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX **out,
                                     struct dfl_error *err)
 {
@@ -54,10 +83,11 @@ static enum dfl_status make_context(const char *cert, const char *key, SSL_CTX *
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_default_passwd_cb(context, no_pass_phrase);
     if (SSL_CTX_use_certificate_chain_file(context, cert) != 1)
         return refuse(context, err, "read certificate", cert);
-    if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
-        return refuse(context, err, "read private key", key);
+    if (use_key(context, key, err) != DFL_OK)
+        return DFL_INVALID;
     if (SSL_CTX_check_private_key(context) != 1)
         return refuse(context, err, "private key does not belong to the certificate:", key);
     *out = context;

@@ -1,9 +1,11 @@
 """TLS: what is accepted, certificates read again on SIGHUP, and peers that speak something else."""
 
 import os
+import pty
 import shutil
 import socket
 import ssl
+import subprocess
 
 import pytest
 
@@ -98,6 +100,26 @@ def test_bad_certificates_change_nothing(secure, files, certs):
         eventually(lambda: server.log().count("certificate not changed") == before + 1)
         with connect(server, certs) as w:
             assert serial(w) == first
+
+
+def test_nobody_is_asked_for_a_pass_phrase(make_server, files, certs):
+    """The server would wait for whoever sits at its terminal, and everybody for the server."""
+    ours, theirs = pty.openpty()
+    server = make_server("--tls-cert", files[0], "--tls-key", files[1],
+                         wrapper=["sh", "-c", 'exec 3<"$0"; exec "$@"', os.ttyname(theirs)])  # the terminal of its session
+    subprocess.run(["openssl", "ec", "-in", certs.server.key, "-out", files[1], "-aes256", "-passout", "pass:word"],
+                   check=True, capture_output=True)
+    server.hang_up()
+    why = f'error="read private key {files[1]}: it is encrypted"'
+    eventually(lambda: f'msg="certificate not changed" {why}' in server.log())
+    with connect(server, certs) as w:
+        assert w.ask("ping") == "ok"
+    server.stop()
+    with pytest.raises(StartFailed) as failed:
+        server.start()
+    assert f'msg="cannot start" {why}' in failed.value.log
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_hang_up_without_tls_is_harmless(server):
