@@ -148,17 +148,17 @@ static void sync_folder(const char *path)
     close(fd);
 }
 
-/* Makes a whole new file, or nothing. That somebody else has made it meanwhile is as good. */
+/* Makes a whole new file, or nothing. That somebody else has made it meanwhile is as good. Its
+ * first name is nobody else's: servers in containers have the same process id. */
 static enum dfl_status make_file(const char *path, struct dfl_error *err)
 {
     char temporary[4096], bytes[2 * RECORD];
     struct record first = {.sequence = 1, .clean = 1}, second = {.sequence = 2, .clean = 1};
 
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new-%ld", path, (long)getpid()) >=
-        sizeof temporary)
+    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new-XXXXXX", path) >= sizeof temporary)
         return file_trouble(err, path, "the name is too long");
 
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = mkostemp(temporary, O_CLOEXEC);
 
     if (fd < 0)
         return file_trouble(err, path, strerror(errno));

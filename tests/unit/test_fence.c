@@ -259,6 +259,25 @@ static void test_a_clock_set_back_ends_no_lease(void **state)
     fence_close(f, false);
 }
 
+/* In a container every server has the same process id: by it, two that make the file at a time
+ * would take one name, and the later one would write over what the earlier one has linked and uses.
+ */
+static void test_who_makes_the_file_spoils_no_other(void **state)
+{
+    char other[80], of_this_process[128];
+    struct fence *f = open_at(*state, at(0, 0));
+
+    assert_true(fence_extend(f, 60));
+    snprintf(other, sizeof other, "%s-other", (char *)*state);
+    snprintf(of_this_process, sizeof of_this_process, "%s.new-%ld", other, (long)getpid());
+    assert_int_equal(link(*state, of_this_process), 0);
+    fence_close(open_at(other, at(0, 0)), true);
+    unlink(of_this_process);
+    unlink(other);
+    assert_in_range(waits_ms(*state, at(20000, 0)), 40000, 51000);
+    fence_close(f, false);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
 
 int main(void)
@@ -274,6 +293,7 @@ int main(void)
         TEST(test_a_reading_that_took_long_is_no_clock_set_forward),
         TEST(test_the_clock_is_watched_while_leases_run),
         TEST(test_a_clock_set_back_ends_no_lease),
+        TEST(test_who_makes_the_file_spoils_no_other),
         TEST(test_a_clock_set_back_and_forward_ends_no_lease),
     };
 
