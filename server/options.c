@@ -58,7 +58,7 @@ static const struct option {
     {"tls-cert", "DFLOCKD_TLS_CERT", TEXT, offsetof(struct options, tls_cert), 0, 0, NULL,
      "certificate chain (PEM); read again on SIGHUP"},
     {"tls-key", "DFLOCKD_TLS_KEY", TEXT, offsetof(struct options, tls_key), 0, 0, NULL,
-     "its private key (PEM)"},
+     "its private key (PEM), not encrypted"},
     {"auth-token", "DFLOCKD_AUTH_TOKEN", TEXT, offsetof(struct options, auth_token), 0, 0, NULL,
      "login token; better in a file"},
     {"auth-token-file", "DFLOCKD_AUTH_TOKEN_FILE", TEXT, offsetof(struct options, auth_token_file),
