@@ -132,6 +132,9 @@ is_unreadable_escape(const char *text, size_t left)
 	if (left < 6 || text[1] != 'u')
 		return false;
 	memcpy(digits, text + 2, 4);
+	/* What is no escape stays none: it is for the parser to refuse. */
+	if (strspn(digits, "0123456789abcdefABCDEF") != 4)
+		return false;
 	code = strtoul(digits, NULL, 16);
 	if (code == 0 || (code >= 0xd800 && code <= 0xdfff))
 		return true;

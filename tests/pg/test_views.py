@@ -67,6 +67,7 @@ HOSTILE = {
     "half a surrogate": '{"locks": [], "n": "\\ud800"}',
     "NUL": '{"locks": [], "n": "\\u0000"}',
     "no hex": '{"locks": [], "n": "\\u12"}',
+    "hex of a program": '{"locks": [], "n": "\\u0x00"}',
     "an unfinished string": '{"locks": [], "n": "\\',
     "no JSON": "locks: none",
     "empty": "",
@@ -84,6 +85,15 @@ def test_one_servers_answer_takes_none_of_the_others_away(make_cluster, processe
     stats = session.value("SELECT dflock_stats()")
     assert set(stats) == {hostile.address, str(server)} and "locks" in stats[str(server)]
     session.rows("SELECT * FROM dflock_server_locks")
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("digits", ["0x00", "0X7f", " 000", "+000", "-001"])
+def test_an_escape_has_four_digits(make_cluster, processes, digits):
+    """What C reads as a number is no JSON for that, and is not shown as if it were."""
+    hostile = processes.add(Peer(auto={"stats": 'ok {"n": "\\u%s"}' % digits}))
+    session = make_cluster(hostile.address).session()
+    assert session.value("SELECT dflock_stats()") == {hostile.address: {"error": "the answer to stats is no JSON"}}
 
 
 @pytest.mark.every_version
