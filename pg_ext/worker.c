@@ -367,8 +367,11 @@ turn(bool may_sleep)
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
+		/* Both may write to the log, and a cancel that was heard there would leave new settings unused. */
+		HOLD_INTERRUPTS();
 		ProcessConfigFile(PGC_SIGHUP);
 		reconfigure();
+		RESUME_INTERRUPTS();
 	}
 	pg_atomic_write_u64(&dfl_shared->heartbeat_ms, (uint64) dfl_clock().ms);
 	again = serve_slots();

@@ -1,5 +1,6 @@
 """The background worker: its death, its absence, its settings, the server's starts and ends."""
 
+import errno
 import os
 import signal
 
@@ -179,6 +180,36 @@ def test_reload(pg, session, server, make_server, watcher):
     pg.reload({"dflockd.servers": str(second), "dflockd.tls": "on", "dflockd.tls_ca": "/nowhere/ca.pem"})
     eventually(lambda: "new settings are not used" in pg.log() and "/nowhere/ca.pem" in pg.log())
     assert other.value("SELECT dflock_assert_held('k', true) AND dflock_acquire('k2')")
+
+
+@pytest.mark.every_version
+def test_a_cancel_takes_no_reload_away(pg, session, watcher, make_server):
+    """It arrives while the worker reads the settings, and is heard where that writes to the log."""
+    second = make_server()
+    worker = pg.worker_pid()
+    pipe = pg.directory / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o644)
+    pg.configure({"include": str(pipe), "include_if_exists": "nowhere.conf", "dflockd.servers": str(second)})
+    os.kill(worker, signal.SIGHUP)
+    with eventually(lambda: open_pipe(pipe)):
+        # From now on there is nothing to wait for in its place.
+        pipe.rename(pg.directory / "old_pipe")
+        pipe.write_text("")
+        pipe.chmod(0o644)
+        assert watcher.value("SELECT pg_cancel_backend(%s)", worker)
+    eventually(lambda: "canceling statement" in pg.log())
+    eventually(lambda: watcher.rows("SELECT address FROM dflock_servers") == [(str(second),)], deadline=5)
+    assert session.value("SELECT dflock_acquire('k')") and second.holders("k") == 1
+
+
+def open_pipe(path):
+    """Its end to write to, once somebody reads; else None."""
+    try:
+        return open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "w", encoding="utf-8")
+    except OSError as error:
+        assert error.errno == errno.ENXIO
+        return None
 
 
 @pytest.mark.every_version
