@@ -452,12 +452,14 @@ ask_giving_back(struct dfl_slot_request *r, struct dfl_own *own)
 	return result;
 }
 
-/* True, or false with a warning; everything else is an error. */
+/* True, or false with a warning; everything else is an error. Told as lost, it was not held, whatever the worker says. */
 static Datum
-return_released(const struct dfl_error *error)
+return_released(const struct dfl_error *error, bool told)
 {
 	struct dfl_error err = *error;
 
+	if (err.status == DFL_OK && told)
+		dfl_fail(&err, DFL_NOT_HELD, "what was given back had been lost before");
 	if (err.status == DFL_NOT_HELD)
 		dfl_warn(err.text);
 	else if (err.status != DFL_OK)
@@ -484,13 +486,14 @@ release(FunctionCallInfo fcinfo, enum dfl_kind kind)
 		dfl_marks_ring();
 		PG_RETURN_BOOL(true);
 	}
-	if (own == NULL || !dfl_own_orphaned(own))
-		return return_released(&ask_giving_back(&r, own)->error);
-	dfl_fail(&err, DFL_NOT_HELD, "%s \"%s\" was lost before: the dflockd worker ended",
-			 kind == DFL_LOCK ? "lock" : "semaphore", own->key);
+	if (own == NULL || (!own->told && !dfl_own_orphaned(own)))
+		return return_released(&ask_giving_back(&r, own)->error, false);
+	/* Lost for good. What this worker may still have of it goes by its mark. */
+	dfl_own_check(own, err.text, sizeof(err.text));
+	err.status = DFL_NOT_HELD;
 	dfl_own_give_back(own);
 	dfl_marks_ring();
-	return return_released(&err);
+	return return_released(&err, true);
 }
 
 ACQUIRING(dflock_release, release, DFL_LOCK)
@@ -501,6 +504,7 @@ release_token(FunctionCallInfo fcinfo, enum dfl_kind kind)
 {
 	struct dfl_slot_request r;
 	struct dfl_own *own;
+	bool		told;
 
 	read_key(fcinfo, &r);
 	read_token(fcinfo, 1, r.token);
@@ -508,11 +512,12 @@ release_token(FunctionCallInfo fcinfo, enum dfl_kind kind)
 	r.kind = kind;
 	r.wait_answer = dfl_release_wait;
 	own = dfl_own_find_token(r.key, r.key_len, kind, r.token);
+	told = own != NULL && own->told;
 	/* The engine says why not, and a loss stays to be told, or told. */
-	if (own != NULL && (own->scope == DFL_SCOPE_XACT || own->told ||
+	if (own != NULL && (own->scope == DFL_SCOPE_XACT || told ||
 						(!dfl_own_orphaned(own) && dfl_own_check(own, NULL, 0) != DFL_OWN_HELD)))
 		own = NULL;
-	return return_released(&ask_giving_back(&r, own)->error);
+	return return_released(&ask_giving_back(&r, own)->error, told);
 }
 
 ACQUIRING(dflock_release_token, release_token, DFL_LOCK)
@@ -574,7 +579,7 @@ raise_lost(struct dfl_own *own, const char *text)
 	dfl_raise(&err, NULL);
 }
 
-/* The hold of a key, or an error: not held, or lost to an earlier worker. */
+/* The hold of a key, or an error: not held, or lost to an earlier worker, or told as lost before. */
 static struct dfl_own *
 require_own(struct dfl_slot_request *r)
 {
@@ -587,7 +592,7 @@ require_own(struct dfl_slot_request *r)
 		dfl_fail(&err, DFL_NOT_HELD, "\"%s\" is not held by this session", r->key);
 		dfl_raise(&err, NULL);
 	}
-	if (dfl_own_orphaned(own))
+	if (dfl_own_orphaned(own) || own->told)
 	{
 		dfl_own_check(own, err.text, sizeof(err.text));
 		raise_lost(own, err.text);
