@@ -155,3 +155,22 @@ def test_each_lost_slot_is_told(session, server, watcher):
     is_told()
     assert take()
     assert session.fails("COMMIT").sqlstate == "40001"
+
+
+@pytest.mark.every_version
+def test_a_lost_holds_token_forgets_nothing(pg, session, server, watcher):
+    """What it answers is no telling: the loss is seen, and told by the next who asks for the key."""
+    assert session.value("SELECT dflock_acquire('k')")
+    token = session.value("SELECT dflock_token('k')")
+    assert watcher.value("SELECT dflock_release('k', %s)", token)
+    for _ in range(2):
+        assert session.value("SELECT dflock_release('k', %s)", token) is False
+        assert session.rows(LOST) == [("k",)]
+    assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
+    assert session.value("SELECT dflock_release('k', %s)", token) is False
+    assert session.rows(LOST) == [("k",)]
+    assert session.value("SELECT dflock_acquire('k', 0)") and session.rows(LOST) == []
+    token = session.value("SELECT dflock_token('k')")
+    assert watcher.value("SELECT dflock_release('k', %s)", token)
+    assert session.value("SELECT dflock_release('k', %s)", token) is False
+    assert session.fails("SELECT dflock_acquire('k', 0)").sqlstate == "40001"
