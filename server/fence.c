@@ -32,6 +32,7 @@ struct record {
     uint64_t sequence;
     uint64_t fences_end; /* fences below this may have been given */
     int64_t leases_end;  /* real time in ms: leases may run until then */
+    int64_t leases_ms;   /* and no longer than this from the writing or from their grant */
     int clean;
 };
 
@@ -56,8 +57,8 @@ static void format_record(char out[RECORD], const struct record *r)
     char line[RECORD];
     int n = snprintf(line, sizeof line,
                      "dflockd-fence-1 sequence=%" PRIu64 " fences_end=%" PRIu64
-                     " leases_end_ms=%" PRId64 " clean=%d",
-                     r->sequence, r->fences_end, r->leases_end, r->clean);
+                     " leases_end_ms=%" PRId64 " leases_ms=%" PRId64 " clean=%d",
+                     r->sequence, r->fences_end, r->leases_end, r->leases_ms, r->clean);
     unsigned long sum = crc32(0, (const unsigned char *)line, (unsigned)n);
 
     memset(out, ' ', RECORD);
@@ -76,8 +77,8 @@ static bool parse_record(const char in[RECORD], struct record *r)
     /* NOLINTNEXTLINE(cert-err34-c): writing the record again finds what sscanf lets pass */
     if (sscanf(line,
                "dflockd-fence-1 sequence=%" SCNu64 " fences_end=%" SCNu64 " leases_end_ms=%" SCNd64
-               " clean=%d",
-               &r->sequence, &r->fences_end, &r->leases_end, &r->clean) != 4)
+               " leases_ms=%" SCNd64 " clean=%d",
+               &r->sequence, &r->fences_end, &r->leases_end, &r->leases_ms, &r->clean) != 5)
         return false;
     format_record(again, r);
     return memcmp(in, again, RECORD) == 0;
@@ -107,6 +108,7 @@ static bool write_record(struct fence *f, struct record r)
     char bytes[RECORD];
 
     r.sequence = f->last.sequence + 1;
+    r.leases_ms = r.leases_end > f->wall_ms ? r.leases_end - f->wall_ms : 0;
     format_record(bytes, &r);
     if (write_whole(f->fd, bytes, RECORD, (off_t)(r.sequence % 2) * RECORD) &&
         fdatasync(f->fd) == 0) {
@@ -118,6 +120,8 @@ static bool write_record(struct fence *f, struct record r)
     int error = errno;
     unsigned long left_out;
 
+    if (f->last.leases_ms > r.leases_ms)
+        f->last.leases_ms = r.leases_ms; /* it may be in the file all the same */
     if (log_allowed(&f->said, f->now_ms, &left_out))
         log_line(LOG_ERROR, "nothing is granted: the fence state file cannot be written",
                  "error=\"%s\"", strerror(error));
@@ -215,13 +219,17 @@ static enum dfl_status open_file(struct fence *f, const char *path, struct dfl_e
 
 /* --------------------------------------------------------------------- life */
 
-/* What the file said of the last run counts for this one, until it has ended by itself. */
+/* What the file said of the last run counts for this one, until it has ended by itself. The clock
+ * may not have been set yet: a machine without one of its own starts years ago. */
 static enum dfl_status take_over(struct fence *f, const char *path, struct dfl_error *err)
 {
     struct record r = f->last;
+    int64_t left_ms = r.leases_end - f->wall_ms;
 
-    if (!r.clean && r.leases_end > f->wall_ms)
-        f->unsafe_until_ms = r.leases_end;
+    if (left_ms > r.leases_ms)
+        left_ms = r.leases_ms;
+    if (!r.clean && left_ms > 0)
+        f->unsafe_until_ms = f->wall_ms + left_ms;
     if (f->next < r.fences_end)
         f->next = r.fences_end;
     r.fences_end = f->next + AHEAD_FENCES;
@@ -316,9 +324,9 @@ bool fence_extend(void *ctx, int64_t lease_s)
         return true;
 
     /* The rest of the millisecond that wall_ms was cut by belongs to the lease as well. */
-    int64_t end_ms = f->wall_ms + lease_s * 1000 + 1 + APART_MS;
+    int64_t lease_ms = lease_s * 1000 + 1 + APART_MS, end_ms = f->wall_ms + lease_ms;
 
-    if (end_ms <= r.leases_end && !f->behind)
+    if (end_ms <= r.leases_end && lease_ms <= r.leases_ms && !f->behind)
         return true;
     if (end_ms > r.leases_end)
         r.leases_end = end_ms + AHEAD_MS;

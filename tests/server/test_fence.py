@@ -33,8 +33,9 @@ def take(server, key, lease=1):
         return wire.fence_of(grant.token)
 
 
-def record(sequence, fences_end, leases_end_ms, clean):
-    line = f"dflockd-fence-1 sequence={sequence} fences_end={fences_end} leases_end_ms={leases_end_ms} clean={clean}"
+def record(sequence, fences_end, leases_end_ms, clean, leases_ms=60000):
+    line = (f"dflockd-fence-1 sequence={sequence} fences_end={fences_end} leases_end_ms={leases_end_ms} "
+            f"leases_ms={leases_ms} clean={clean}")
     line += f" crc={zlib.crc32(line.encode()):08x}"
     return line.ljust(511).encode() + b"\n"
 
@@ -44,7 +45,7 @@ def newest(path):
     found = []
     data = path.read_bytes()
     for text in (data[:512].decode(), data[512:].decode()):
-        numbers = re.search(r"sequence=(\d+) fences_end=(\d+) leases_end_ms=(\d+) clean=(\d)", text)
+        numbers = re.search(r"sequence=(\d+) fences_end=(\d+) leases_end_ms=(\d+) leases_ms=\d+ clean=(\d)", text)
         found.append(tuple(map(int, numbers.groups())))
     return dict(zip(("sequence", "fences_end", "leases_end_ms", "clean"), max(found)))
 

@@ -259,6 +259,54 @@ static void test_a_clock_set_back_ends_no_lease(void **state)
     fence_close(f, false);
 }
 
+/* A machine without a clock of its own starts in the past: the wait is as long as a lease can still
+ * run, also when the clock is set meanwhile and the next run starts by it. */
+static void test_a_clock_that_starts_in_the_past_prolongs_no_wait(void **state)
+{
+    const int64_t years = 50 * 365 * 24 * HOUR;
+    struct fence *f = open_at(*state, at(0, 0));
+
+    assert_true(fence_extend(f, 60));
+    fence_close(f, false);
+    f = open_at(*state, at(0, -years));
+    assert_in_range(fence_unsafe_until_ms(f) - at(0, -years).wall_ms, 60000, 71000);
+    fence_now(f, at(20000, 0));
+    assert_in_range(waits_ms(*state, at(20000, 0)), 40000, 51000);
+    fence_close(f, false);
+}
+
+/* After a clock has been set back the moment in the file is late enough for a lease that is longer
+ * than those that it was written for. */
+static void test_a_longer_lease_after_a_clock_set_back(void **state)
+{
+    struct fence *f = open_at(*state, at(0, 0));
+
+    assert_true(fence_extend(f, 60));
+    fence_now(f, at(1000, -HOUR));
+    assert_true(fence_extend(f, 500));
+    assert_true(waits_ms(*state, at(1000, -HOUR)) >= 500000);
+    fence_close(f, false);
+}
+
+/* A write that failed may be in the file, and names a shorter time than the one before: for the
+ * next block of fences, when the leases have nearly ended. */
+static void test_a_failed_write_of_a_shorter_time(void **state)
+{
+    struct fence *f = open_at(*state, at(0, 0));
+    struct lock_token token;
+
+    assert_true(fence_extend(f, 60));
+    fence_now(f, at(60000, 0));
+    disk_fails = true;
+    while (fence_grant(f, 1, &token))
+        ;
+    disk_fails = false;
+    fence_now(f, at(61000, -HOUR));
+    assert_true(fence_extend(f, 30));
+    assert_true(waits_ms(*state, at(61000, -HOUR)) >= 30000);
+    fence_close(f, false);
+}
+
 /* In a container every server has the same process id: by it, two that make the file at a time
  * would take one name, and the later one would write over what the earlier one has linked and uses.
  */
@@ -293,6 +341,9 @@ int main(void)
         TEST(test_a_reading_that_took_long_is_no_clock_set_forward),
         TEST(test_the_clock_is_watched_while_leases_run),
         TEST(test_a_clock_set_back_ends_no_lease),
+        TEST(test_a_clock_that_starts_in_the_past_prolongs_no_wait),
+        TEST(test_a_longer_lease_after_a_clock_set_back),
+        TEST(test_a_failed_write_of_a_shorter_time),
         TEST(test_who_makes_the_file_spoils_no_other),
         TEST(test_a_clock_set_back_and_forward_ends_no_lease),
     };
