@@ -60,7 +60,7 @@ def test_a_terminal_that_stops_who_writes_in_the_background():
         for fd in (0, 2):
             os.dup2(os.open(os.ttyname(theirs), os.O_RDWR), fd)  # the first one becomes the session's own
 
-    shell = subprocess.Popen(["sh", "-m", "-c", 'stty tostop; "$@" & echo $!; cat', "sh", DFLOCKD_LOCAL, "--port", "0"],
+    shell = subprocess.Popen(["sh", "-m", "-c", 'stty tostop; "$@" & echo $!; exec cat', "sh", DFLOCKD_LOCAL, "--port", "0"],
                              env=clean_environment(), preexec_fn=on_the_terminal, stdout=subprocess.PIPE, text=True)
     server = int(shell.stdout.readline())
     try:
