@@ -16,7 +16,7 @@
 #define FIRST_WAIT_MS 50		/* most answers come before; then the client is watched too */
 #define LONG_WAIT_MS 1000		/* between looks at the worker's health */
 #define ASK_CLIENT_MS 100		/* where a wait set cannot watch the client */
-#define START_GRACE_MS 2000		/* a worker that has never run yet may just be starting */
+#define START_GRACE_MS 2000		/* a worker that has never run yet may just be starting, with the session */
 #define SILENCE_MS 10000		/* beyond connect_timeout: a worker that does not go round stands still */
 #define WAKE_GRACE_MS 3000		/* between finding that and saying so */
 
@@ -94,11 +94,18 @@ require_library(void)
 		no_worker("the dflockd worker does not run during a binary upgrade", NULL);
 }
 
+/*
+ * A worker that has never run starts when sessions can: after a recovery of any length, together with those
+ * that had been waiting for it. The time counts from when this one asked first.
+ */
 static uint64
 require_worker(void)
 {
+	static int64 asked_ms;
 	uint64		worker;
 
+	if (asked_ms == 0)
+		asked_ms = dfl_clock().ms;
 	while ((worker = dfl_live_worker()) == 0)
 	{
 		if (dfl_shared->last_worker != 0)
@@ -109,7 +116,7 @@ require_worker(void)
 			no_worker("the dflockd worker is not running",
 					  "It starts again within a second or two; the server's log says why it ended.");
 		}
-		if (dfl_clock().ms - dfl_shared->made_ms > START_GRACE_MS)
+		if (dfl_clock().ms - asked_ms > START_GRACE_MS)
 			no_worker("the dflockd worker has not been started",
 					  "Raise max_worker_processes in postgresql.conf and restart the server, "
 					  "or see the server's log for why it does not start.");

@@ -93,7 +93,6 @@ fill_memory(struct dfl_shared *s)
 	s->slot_count = compat_slot_count();
 	s->entry_count = entries_needed();
 	s->link_count = links_needed();
-	s->made_ms = dfl_clock().ms;
 	pg_atomic_init_u64(&s->worker, 0);
 	pg_atomic_init_u32(&s->worker_index, 0);
 	pg_atomic_init_u64(&s->heartbeat_ms, 0);

@@ -161,7 +161,6 @@ struct dfl_shared
 	uint32		slot_count;
 	uint32		entry_count;
 	uint32		link_count;
-	int64		made_ms;		/* when this memory was made */
 	pg_atomic_uint64 worker;	/* number of the worker that runs; 0 = none */
 	pg_atomic_uint32 worker_index;	/* its process, for its latch */
 	pg_atomic_uint64 heartbeat_ms;	/* when the worker last went round its loop */
