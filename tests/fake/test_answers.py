@@ -406,13 +406,13 @@ def test_stats_longer_than_is_read(make_peer, make_engine):
     """A server with very many keys is not down, nor is its answer a breach of the protocol."""
     peer = make_peer("""
         EXPECT l / k / 0
-        SEND ok {t1} 30
+        SEND ok {t1} 600
         ACCEPT
         EXPECT stats
         RAW ok {body}
         HOLD
     """, body="x" * (64 << 20))
-    engine = make_engine(peer, connect_timeout=60)
+    engine = make_engine(peer, connect_timeout=60, server_read_timeout=600, keepalive=200)
     engine.ok("acquire", key="k")
     answer, = engine.ok("stats").answers
     assert answer["status"] != "ok"

@@ -31,7 +31,10 @@ static atomic_long left, failed;
 static bool always, everywhere;
 static uintptr_t begin, end; /* of the extension's code */
 
-static bool fails(const void *caller)
+/* Memory is asked for before a checker of threads has begun to look. */
+#define UNCHECKED __attribute__((no_sanitize("thread")))
+
+UNCHECKED static bool fails(const void *caller)
 {
     uintptr_t at = (uintptr_t)caller;
 
@@ -53,7 +56,7 @@ EVERYBODYS void *realloc(void *old, size_t size);
 EVERYBODYS char *strdup(const char *text);
 
 /* The next definition of a function behind this program's own: the C library's, or a checker's. */
-static void *next(const char *name)
+UNCHECKED static void *next(const char *name)
 {
     void *found = dlsym(RTLD_NEXT, name);
 
@@ -62,7 +65,7 @@ static void *next(const char *name)
     return found;
 }
 
-void *malloc(size_t size)
+UNCHECKED void *malloc(size_t size)
 {
     static void *(*real)(size_t);
 
@@ -71,7 +74,7 @@ void *malloc(size_t size)
     return fails(__builtin_return_address(0)) ? NULL : real(size);
 }
 
-void *realloc(void *old, size_t size)
+UNCHECKED void *realloc(void *old, size_t size)
 {
     static void *(*real)(void *, size_t);
 
@@ -80,7 +83,7 @@ void *realloc(void *old, size_t size)
     return fails(__builtin_return_address(0)) ? NULL : real(old, size);
 }
 
-void *calloc(size_t count, size_t size)
+UNCHECKED void *calloc(size_t count, size_t size)
 {
     static void *(*real)(size_t, size_t);
 
@@ -89,7 +92,7 @@ void *calloc(size_t count, size_t size)
     return fails(__builtin_return_address(0)) ? NULL : real(count, size);
 }
 
-char *strdup(const char *text)
+UNCHECKED char *strdup(const char *text)
 {
     static char *(*real)(const char *);
 
