@@ -152,6 +152,7 @@ class Cluster:
         self._give_away(self.directory)
         self.data = self.directory / "data"
         self.process = None
+        self.environment = {}
         self.connections = []
         self._processes = processes
         processes.add(self)
@@ -204,7 +205,7 @@ class Cluster:
     def start(self, ready=True):
         who = unprivileged()
         self.process = Process([*UNDER, self.installation.program("postgres"), "-D", self.data, "-p", self.port], self.directory,
-                               "server", user=who.pw_uid if os.geteuid() == 0 else None)
+                               "server", env=self.environment, user=who.pw_uid if os.geteuid() == 0 else None)
         if ready:
             self.await_ready()
 

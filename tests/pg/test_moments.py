@@ -8,7 +8,7 @@ import pytest
 from fake.peer import Peer
 from lib.eventually import Stopwatch, always, eventually
 from lib.under import patient
-from pg.test_stale import asks, stop, stop_worker
+from pg.standstill import asks, stop, stop_worker
 from pg.waiting import Background, await_queued
 
 

@@ -1,39 +1,17 @@
 """What a session asks one worker and the next one answers, and what it forgets while the worker still remembers."""
 
+import itertools
 import os
-import pathlib
 import signal
 
 import pytest
 
 from lib.eventually import eventually
 from lib.wire import Wire
+from pg.standstill import Moments, asks, go_on, stop, stop_worker
 from pg.waiting import Background, await_free
 
 LOST = "SELECT key FROM dflock_locks WHERE state = 'lost'"
-
-
-def stop(pid):
-    """Returns when the process stands still."""
-    os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-
-
-def stop_worker(pg, watcher):
-    """The worker, standing still while it had nothing to do; its pid."""
-    pid = pg.worker_pid()
-    eventually(lambda: watcher.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Extension'", pid))
-    stop(pid)
-    return pid
-
-
-def asks(session, watcher, sql):
-    """The statement, whose request is made while the worker stands still; the session stands still with it."""
-    asking = Background(session, sql)
-    eventually(lambda: watcher.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active' "
-                                    "AND wait_event_type = 'Extension'", session.pid))
-    stop(session.pid)
-    return asking
 
 
 @pytest.mark.every_version
@@ -174,3 +152,58 @@ def test_a_lost_holds_token_forgets_nothing(pg, session, server, watcher):
     assert watcher.value("SELECT dflock_release('k', %s)", token)
     assert session.value("SELECT dflock_release('k', %s)", token) is False
     assert session.fails("SELECT dflock_acquire('k', 0)").sqlstate == "40001"
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("use", ["renew", "release", "release of the token", "acquire"])
+def test_what_was_told_as_lost_is_not_held_when_its_renewal_is_noted(pg, server, use):
+    """The worker has read the clock and then the answer; while it stands still there, the session is told."""
+    moments = Moments(pg)
+    session, worker = pg.session(), pg.await_worker()
+    assert session.value("SELECT dflock_acquire('k', 0, 4)")
+    token = session.value("SELECT dflock_token('k')")
+    moments.stop_in(worker, "recv")
+    try:
+        eventually(lambda: moments.stopped_in(worker, "recv"))
+        eventually(lambda: not session.value("SELECT dflock_is_held('k')"))
+        assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
+    finally:
+        go_on(worker)
+    pg.session().rows("SELECT * FROM dflock_servers")  # the worker has noted it
+    if use == "renew":
+        assert session.fails("SELECT dflock_renew('k')").sqlstate == "40001"
+        assert session.fails("SELECT dflock_renew('k', 30)").sqlstate == "40001"
+    if use == "release of the token":
+        assert session.value("SELECT dflock_release('k', %s)", token) is False
+    elif use == "acquire":
+        assert session.value("SELECT dflock_acquire('k', 0)") and session.value("SELECT dflock_is_held('k')")
+    else:
+        assert session.value("SELECT dflock_release('k')") is False
+        assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "55000"
+
+
+@pytest.mark.every_version
+def test_the_worker_changes_at_any_moment_of_a_request(pg, server):
+    """The session stands still in its nth look at the clock, while another worker comes: nobody grants anew what
+    the session has not been told to have lost."""
+    moments = Moments(pg)
+    session = pg.session()
+    said = []
+    while not said or said[-1] != "done":
+        assert session.value("SELECT dflock_acquire('k', 0)")
+        old = pg.await_worker()
+        moments.stop_in(session.pid, "clock_gettime", len(said) + 1)
+        asking = Background(session, "SELECT dflock_acquire('k', 0)")
+        eventually(lambda: not asking.busy() or moments.stopped_in(session.pid, "clock_gettime"))
+        if not asking.busy():
+            said.append("done")
+            continue
+        os.kill(old, signal.SIGTERM)
+        pg.await_worker(other_than=old)
+        await_free(server)
+        go_on(session.pid)
+        said.append(asking.failure().sqlstate)
+        assert not server.stats()["locks"]
+        if said[-1] != "40001":
+            assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "40001"
+    assert "LK006" in said and set(said) <= {"LK006", "40001", "55006", "done"}

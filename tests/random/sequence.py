@@ -39,11 +39,11 @@ class Player:
 
 
 class Sequence:
-    def __init__(self, seed, database, server, dialect, planted=()):
+    def __init__(self, seed, database, server, dialect, planted=(), attempt=0):
         self.seed, self.database, self.server = seed, database, server
         self.random = random.Random(f"{database.name} {seed}")
         self.sqlite = not database.transactions
-        self.family = f"{seed}:"
+        self.family = f"{seed}.{attempt}:" if attempt else f"{seed}:"
         self.arguments = Arguments(self.random, self.family, self.sqlite)
         self.model = Model(fences=dialect == "bundled", leaves_late=dialect != "bundled", planted=planted)
         self.planted = frozenset(planted)

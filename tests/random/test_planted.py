@@ -50,3 +50,8 @@ def test_planted_in_postgres(planted):
 def test_a_crash_is_a_failure_with_its_seed():
     seed, shown = found("sqlite", "crash")
     assert seed == SEED and "Segmentation fault" in shown
+
+
+def test_a_machine_that_stood_still_is_no_failure():
+    passed, failed, shown = play("sqlite", "--seed", SEED, "--sequences", 1, "--planted", "standstill")
+    assert (passed, failed) == (1, 0) and re.search(rf"stood still for \d+ s: sequence {SEED} once more", shown), shown
