@@ -13,9 +13,10 @@ from lockmodel import HELD, LOCK, LOST, SEM, SESSION, XACT, Expected, Model
 from lib.wire import Closed, Wire
 
 STEPS = (15, 60)
-# Nothing may depend on time: a sequence ends before leases are half over or idle keys are collected.
+# Nothing may depend on time: a sequence ends before outside leases are half over or idle keys are collected.
 LONGEST_S = 10.0
-SETTLE_S = 8.0
+SETTLE_S = 20.0
+OUTSIDE_LEASE = 120
 DEFAULT_TIMEOUT_S = 0.1  # the setting acquire_timeout of all sessions
 
 
@@ -587,7 +588,7 @@ class Sequence:
 
     def _make_known(self, key):
         """Whether a cancelled request has reached the server, and so given the key its limit, nobody knows: now it has one."""
-        answer = self.outside.ask("l", key, "0 33").split(" ")
+        answer = self.outside.ask("l", key, f"0 {OUTSIDE_LEASE}").split(" ")
         if answer[0] == "ok":
             self.outside.release(key, answer[1], "r")
         self.model._ask(key, 1)
@@ -628,7 +629,7 @@ class Sequence:
         key = self.arguments.full_key()
         kind = self.kind_of(key)
         slots = self.arguments.limits[key] if kind == SEM else 1
-        argument = f"0 {slots} 33" if kind == SEM else "0 33"
+        argument = f"0 {slots} {OUTSIDE_LEASE}" if kind == SEM else f"0 {OUTSIDE_LEASE}"
         answer = self.outside.ask("sl" if kind == SEM else "l", key, argument).split(" ")
         self.note(f"outside: tries {key!r} -> {answer[0]}")
         self.agree(self.model.outside_takes(key, kind, slots, answer[1] if len(answer) > 1 else None), answer[0])
