@@ -13,7 +13,6 @@ import os
 import pathlib
 import resource
 import signal
-import threading
 import time
 
 import psycopg
@@ -21,6 +20,7 @@ import psycopg
 from fault.history import now
 from fault.keys import server_of
 from lib.eventually import NotInTime, eventually
+from lib.standstill import Standstills
 
 PAUSE_S = (0.5, 2.5)  # between the beginnings of two faults
 STALL_S = 0.5  # the machine itself did not let us run for so long
@@ -322,26 +322,7 @@ MENU = {"server_kill_forget": 4, "server_kill_remember": 1, "server_drain": 2, "
         "backend_terminate": 3, "worker_terminate": 2, "worker_kill": 1, "worker_stop": 3}
 
 
-class Stalls:
+def stalls(history):
     """Writes down when the machine did not let us run: that stops everybody, and nobody has done it."""
-
-    def __init__(self, history):
-        self._history = history
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self):
-        last = now()
-        while not self._ended.wait(0.1):
-            here = now()
-            if here - last > STALL_S:
-                self._history.record("fault", kind="stall", target="machine", **{"from": last, "until": here})
-            last = here
+    return Standstills(STALL_S, lambda start, end: history.record(
+        "fault", kind="stall", target="machine", **{"from": start, "until": end}))
