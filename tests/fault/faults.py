@@ -10,7 +10,6 @@ import heapq
 import itertools
 import json
 import os
-import pathlib
 import resource
 import signal
 import time
@@ -20,6 +19,7 @@ import psycopg
 from fault.history import now
 from fault.keys import server_of
 from lib.eventually import NotInTime, eventually
+from lib.process import stands_still
 from lib.standstill import Standstills
 
 PAUSE_S = (0.5, 2.5)  # between the beginnings of two faults
@@ -299,7 +299,7 @@ class Driver:
         with self._the_worker() as (target, pid):
             os.kill(pid, signal.SIGSTOP)
             try:
-                eventually(lambda: _state(pid) == "T", deadline=5)
+                eventually(lambda: stands_still(pid), deadline=5)
                 since = now()
                 yield self.rng.choice((self.rng.uniform(0.3, 1.2), self.rng.uniform(3.1, 4.5)))
                 until = now()
@@ -309,10 +309,6 @@ class Driver:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
             self._record("worker-stop", target, since, until)
-
-
-def _state(pid):
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # Fault: how often, compared with the others.

@@ -22,10 +22,20 @@ def clean_environment(extra=None):
     return env
 
 
+def _stat(pid):
+    """What the kernel says of a process, from its state on."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def cpu_s(pid):
     """Processor time used so far, in seconds."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stands_still(pid):
+    """SIGSTOP has arrived."""
+    return _stat(pid)[0] in "Tt"
 
 
 def is_idle(pid, seconds=0.5):
@@ -86,7 +96,7 @@ class Process:
     def pause(self):
         """SIGSTOP, and waits until the kernel says that it has stopped."""
         self.signal(signal.SIGSTOP)
-        eventually(lambda: self._kernel_state() in "Tt", what=f"{self.name} is stopped")
+        eventually(lambda: stands_still(self.pid), what=f"{self.name} is stopped")
 
     def resume(self):
         self.signal(signal.SIGCONT)
@@ -125,9 +135,6 @@ class Process:
 
     def check_sanitizers(self):
         check_sanitizers(self.name, self.log())
-
-    def _kernel_state(self):
-        return pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class Processes:

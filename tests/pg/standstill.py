@@ -1,19 +1,15 @@
 """Processes of a cluster that stand still, so that the others may go on at a moment of the test's choice."""
 
 import os
-import pathlib
 import shutil
 import signal
 
 from lib.eventually import eventually
 from lib.paths import BUILD
+from lib.process import stands_still
 from pg.waiting import Background
 
 SHIM = BUILD / "tests" / "pg" / "standstill.so"
-
-
-def stands_still(pid):
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def stop(pid):
