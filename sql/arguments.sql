@@ -95,4 +95,4 @@ SET dflockd.lease_ttl = '44s';
 SELECT dflock_acquire('k'), dflock_lease('k'), dflock_release('k');
 SELECT dflock_acquire('k', NULL, NULL), dflock_lease('k'), dflock_release('k');
 RESET dflockd.lease_ttl;
-SELECT count(*) FROM dflock_locks WHERE state <> 'releasing';
+SELECT count(*) FROM dflock_locks WHERE state <> 'releasing' AND pid = pg_backend_pid();

@@ -44,7 +44,7 @@ CALL dflock_sem_take('t2', 2, lease_ttl => 20);
 SELECT key, kind, scope, state, slots, lease, fence IS NOT NULL AS fence, acquired_at <= now() + '1s' AS acquired,
        expires_at > now() AS expires, renewed_at, renewals, last_error, server IS NOT NULL AS server, blocked_by_pids,
        pid = pg_backend_pid() AS mine
-FROM dflock_locks WHERE state = 'held' ORDER BY key;
+FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid() ORDER BY key;
 SELECT kind, slots, holders, waiters, lease_expires_in > 0 AS expires, held_by_pid = pg_backend_pid() AS mine, error
 FROM dflock_server_locks WHERE key IN ('t', 't2') ORDER BY key;
 SELECT dflock_release_all();
@@ -77,7 +77,7 @@ CREATE TABLE job (id int, done boolean DEFAULT false);
 INSERT INTO job SELECT generate_series(1, 3);
 UPDATE job SET done = true WHERE (SELECT dflock_acquire('guard'));
 WITH g AS MATERIALIZED (SELECT dflock_acquire('guard2') AS ok) SELECT count(*) FROM job, g WHERE ok;
-SELECT key FROM dflock_locks WHERE state = 'held' ORDER BY key;
+SELECT key FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid() ORDER BY key;
 -- Rows are chosen first, then locked.
 WITH chosen AS MATERIALIZED (SELECT id FROM job ORDER BY id LIMIT 2)
 SELECT id, dflock_acquire('job:' || id) FROM chosen ORDER BY id;

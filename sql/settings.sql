@@ -36,12 +36,12 @@ SET dflockd.max_locks = 5;
 -- The prefix: part of the key, not of what its owner sees.
 SET dflockd.key_prefix = 'one:';
 SELECT dflock_acquire('k');
-SELECT key FROM dflock_locks WHERE state = 'held';
+SELECT key FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid();
 SELECT key, kind FROM dflock_server_locks WHERE key = 'k';
 SELECT dflock_acquire(repeat('x', 253));
 SET dflockd.key_prefix = 'two:';
 SELECT dflock_is_held('k'), dflock_acquire('k');
-SELECT key FROM dflock_locks WHERE state = 'held' ORDER BY key;
+SELECT key FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid() ORDER BY key;
 RESET dflockd.key_prefix;
 SELECT dflock_is_held('k'), dflock_is_held('one:k'), dflock_release('one:k'), dflock_release_all();
 
