@@ -70,7 +70,8 @@ static void busy(struct dfl_call *call)
         call->end_ms = timeout == DFL_FOREVER ? INT64_MAX : c->now.ms + timeout;
         call->lock_end_ms = lock > 0 ? c->now.ms + lock : INT64_MAX;
     }
-    if (call->final || call->args.timeout_ms == 0)
+    /* An answer that comes after the end is as good as that of one more try. */
+    if (call->final || (c->now.ms >= call->end_ms && c->now.ms < call->lock_end_ms))
         end_busy(call);
     else
         stand_in_line(call);

@@ -117,6 +117,24 @@ def test_the_last_try_goes_unanswered_so_it_is_not_false(make_peer, make_engine)
     assert answer.sqlstate == "LK011" and answer.ms < 4000
 
 
+def test_an_answer_after_the_end_is_as_good_as_that_of_one_more_try(make_peer, make_engine):
+    """A plain `error` may be the read time-out's, so it is asked again; the answer comes when the time is over."""
+    peer = make_peer(busy() + """
+        ACCEPT
+        EXPECT l / k / 1
+        SEND error
+        CLOSE
+        ACCEPT
+        EXPECT l / k / 0
+        SLEEP 1.3
+        SEND timeout
+    """)
+    answer = make_engine(peer).fails("acquire", "timeout", key="k", timeout=0.6)
+    assert answer.sqlstate == "55P03" and answer.ms >= 1290
+    assert peer.count("l") == 3
+    peer.check()
+
+
 def test_lock_timeout_counts_from_busy_and_has_its_own_status(make_peer, make_engine):
     peer = make_peer("""
         EXPECT l / k / 0
