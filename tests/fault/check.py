@@ -80,9 +80,12 @@ class Run:
         if what == "begin":
             if event["section"] in self.sections:
                 raise KeyError("begins twice")
+            # Who takes a grant looks until when it holds: no deadline is a no. Official clients cannot say.
+            sure = event["kind"] == OFFICIAL or event["deadline"] is not None
             self.sections[event["section"]] = Section(
                 event["section"], event["who"], event["kind"], event["key"], event["limit"], event["fence"],
-                event["lease"], event["asked"], event["from"], [(event["from"], event["deadline"])], event["t"])
+                event["lease"], event["asked"], event["from"], [(event["from"], event["deadline"])] if sure else [],
+                event["t"])
         elif what == "fault":
             self.faults.append(event)
         elif "section" in event:

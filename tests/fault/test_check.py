@@ -350,6 +350,15 @@ def test_a_yes_after_another_holder_had_come_and_gone(story):
     assert story.against() == ["claims"]
 
 
+def test_a_grant_that_is_read_late_and_known_to_be_lost(story):
+    """The client was stopped when its answer came, and its session knew of the loss when it went on."""
+    loser = story.section("till", 3, end=3.1, kind="postgres", fence=20, asked=1)
+    story.of(loser)["deadline"] = None
+    story.section("till", 2, end=2.5, fence=21)
+    story.tell(loser, "check", 3.05, **{"from": 3.05}, at=3.05, yes=False)
+    assert story.against() == []
+
+
 def test_a_server_that_remembers_is_no_excuse(story):
     two_holders(story)
     story.fault("server-kill-remember", "server:0", 2, 2.5)
