@@ -17,6 +17,7 @@ STEPS = (15, 60)
 LONGEST_S = 10.0
 SETTLE_S = 20.0
 OUTSIDE_LEASE = 120
+CANCEL_AGAIN_S = 0.5  # a cancel takes a fifth of it at most
 DEFAULT_TIMEOUT_S = 0.1  # the setting acquire_timeout of all sessions
 
 
@@ -517,10 +518,17 @@ class Sequence:
     # ------------------------------------------------------------- cancels and ends
 
     def cancel(self, player):
-        """A call that is in line for certain."""
+        """A call that is in line for certain. One that waits for a place has its line from before it began, and a
+        cancel that comes before it begins is lost: that one is said again."""
         self.await_line()
         self.database.cancel(player.connection)
+        lost = player.state.pending.waits.kind is None and not player.connection.ended(CANCEL_AGAIN_S)
+        if lost:
+            self.until(lambda: self.database.cancel(player.connection) or player.connection.ended(CANCEL_AGAIN_S),
+                       "a cancelled wait ends")
         outcome = player.connection.finish()
+        if lost:
+            self._swallow_late_cancel(player)
         self.note(f"{player.state}: cancelled -> {outcome}")
         self.model.abandoned(player.state)
         self.judge(player.state, Expected(code=CANCELED), outcome)
@@ -604,14 +612,13 @@ class Sequence:
             threading.Event().wait(delay)
         self.database.cancel(player.connection)
         outcome = player.connection.finish()
-        if not self.sqlite:
-            self._swallow_late_cancel(player)
+        self._swallow_late_cancel(player)
         return outcome
 
-    @staticmethod
-    def _swallow_late_cancel(player):
-        """The signal may arrive after the statement's end, and then hit the next one: not later than this one."""
-        player.connection.run("sql", "SELECT pg_sleep(0.002)", ())
+    def _swallow_late_cancel(self, player):
+        """PostgreSQL's signal may arrive after the statement's end, and then hit the next one: not later than this one."""
+        if not self.sqlite:
+            player.connection.run("sql", "SELECT pg_sleep(0.002)", ())
 
     # ------------------------------------------------------------------- outside
 
@@ -685,8 +692,10 @@ class Sequence:
         return seen
 
     def await_line(self):
-        """Until the server has in line whom the model has."""
+        """Until the server has in line whom the model has, and has told them: what it shows of a grant it may show before
+        that, but not its answer to what is asked then."""
         self.until(self.server_agrees, lambda: f"the server has {self.server_rows()}, the model {self.model.server_view()}")
+        self.watch.ask("ping")
 
     def server_agrees(self):
         seen = self.server_rows()
