@@ -274,6 +274,9 @@ void check_order(const struct model_hold *h, const struct client *c, int64_t ask
         if ((u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) && u->call && !u->ended &&
             judge_names(h->seen->key, u->key) && u->began_us <= asked_us && u->began_us < first)
             first = u->began_us;
+        if (u->before.began_us <= asked_us && asked_us <= u->before.ended_us && judge_names(h->seen->key, u->before.key) &&
+            u->before.began_us < first)
+            first = u->before.began_us;
     }
     if (first != INT64_MAX && first > h->seen->given_back_us)
         sim_fault("order", "client %d asks for %s before its release over #%d has arrived", c->id, h->seen->key->name, h->conn->id);

@@ -87,6 +87,11 @@ static void on_call_done(void *ctx, struct dfl_call *call)
     struct user *u = dfl_call_user(call);
 
     u->ended = true;
+    if (u->doing == ACT_ACQUIRE || u->doing == ACT_ENQUEUE) {
+        u->before.key = u->key;
+        u->before.began_us = u->began_us;
+        u->before.ended_us = sim_now;
+    }
     if (!c->dead && u->doing == ACT_RENEW && dfl_call_status(call) == DFL_OK)
         check_renewed(u);
     if (!c->dead)

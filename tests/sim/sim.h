@@ -332,6 +332,10 @@ struct user { /* a session of the SQL interface */
     bool said_busy; /* the server has, to a request sent since */
     struct conn *place[KEYS]; /* of its newest `queued`, where that is known */
     bool bare; /* its client had nothing at all then */
+    struct {
+        int key;
+        int64_t began_us, ended_us;
+    } before; /* its last call for a lock or a place that has ended: what it sent may still be on its way */
 };
 
 /* What the host has been told of a hold: the shared memory of PostgreSQL. */
