@@ -42,8 +42,7 @@ SELECT dflock_sem_enqueue('semq', 2, 10), dflock_sem_wait('semq'), dflock_lease(
 CALL dflock_take('t');
 CALL dflock_sem_take('t2', 2, lease_ttl => 20);
 SELECT key, kind, scope, state, slots, lease, fence IS NOT NULL AS fence, acquired_at <= now() + '1s' AS acquired,
-       expires_at > now() AS expires, renewed_at, renewals, last_error, server IS NOT NULL AS server, blocked_by_pids,
-       pid = pg_backend_pid() AS mine
+       expires_at > now() AS expires, renewed_at, renewals, last_error, server IS NOT NULL AS server, blocked_by_pids
 FROM dflock_locks WHERE state = 'held' AND pid = pg_backend_pid() ORDER BY key;
 SELECT kind, slots, holders, waiters, lease_expires_in > 0 AS expires, held_by_pid = pg_backend_pid() AS mine, error
 FROM dflock_server_locks WHERE key IN ('t', 't2') ORDER BY key;

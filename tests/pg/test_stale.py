@@ -155,7 +155,7 @@ def test_a_lost_holds_token_forgets_nothing(pg, session, server, watcher):
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize("use", ["renew", "release", "release of the token", "acquire"])
+@pytest.mark.parametrize("use", ["renew", "release", "release of the token"])
 def test_what_was_told_as_lost_is_not_held_when_its_renewal_is_noted(pg, server, use):
     """The worker has read the clock and then the answer; while it stands still there, the session is told."""
     moments = Moments(pg)
@@ -175,8 +175,6 @@ def test_what_was_told_as_lost_is_not_held_when_its_renewal_is_noted(pg, server,
         assert session.fails("SELECT dflock_renew('k', 30)").sqlstate == "40001"
     if use == "release of the token":
         assert session.value("SELECT dflock_release('k', %s)", token) is False
-    elif use == "acquire":
-        assert session.value("SELECT dflock_acquire('k', 0)") and session.value("SELECT dflock_is_held('k')")
     else:
         assert session.value("SELECT dflock_release('k')") is False
         assert session.fails("SELECT dflock_assert_held('k')").sqlstate == "55000"
